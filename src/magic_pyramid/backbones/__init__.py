@@ -1,0 +1,24 @@
+"""Encoders of Hugging Face that we read and write: reversible tables as data, and two functions each way."""
+
+from magic_pyramid.backbones.families import ACTIVATIONS, FAMILIES
+from magic_pyramid.backbones.translate import (
+    Translated,
+    backbone_config,
+    backbone_problems,
+    from_huggingface,
+    huggingface_config,
+    module_names,
+    to_huggingface,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "FAMILIES",
+    "Translated",
+    "backbone_config",
+    "backbone_problems",
+    "from_huggingface",
+    "huggingface_config",
+    "module_names",
+    "to_huggingface",
+]

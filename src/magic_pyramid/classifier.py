@@ -1,0 +1,210 @@
+"""What people hold: texts in, labels out, with a receipt for each text."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+
+from magic_pyramid.calibration import Calibration, calibrate
+from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.data import Example
+from magic_pyramid.demo import demo_model_path
+from magic_pyramid.engine.interface import Setting, default_setting
+from magic_pyramid.engine.torch_engine import TorchEngine
+from magic_pyramid.errors import InputError
+from magic_pyramid.evaluation import evaluate
+from magic_pyramid.model import PyramidModel
+from magic_pyramid.predictions import Predictions, predictions_of
+from magic_pyramid.report.trace import Trace
+from magic_pyramid.tokenization import EncodedTexts, Text, TextEncoder
+from magic_pyramid.tracing import trace_text
+
+
+class Calibrated:
+    """Marks a knob that is left where calibration put it."""
+
+    def __repr__(self) -> str:
+        return "CALIBRATED"
+
+
+CALIBRATED: Final = Calibrated()
+"""Default of every speed knob: the setting stored in the model."""
+
+
+class Classifier:
+    """A model, its tokenizer and its engine."""
+
+    def __init__(self, model: PyramidModel, encoder: TextEncoder, *, info: dict[str, Any] | None = None) -> None:
+        self.model = model.eval()
+        self.encoder = encoder
+        self.info = info or {}
+        self.engine = TorchEngine(model)
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path, *, device: str = "cpu") -> Self:
+        """Load a folder, a hub name, or ``"demo"``; a plain Hugging Face checkpoint gives the dense model.
+
+        Raises:
+            CheckpointError: missing, damaged, foreign or newer; the file and field are named.
+        """
+        source = demo_model_path() if str(path_or_name) == "demo" else path_or_name
+        loaded = load_model(source)
+        return cls(loaded.model.to(device), TextEncoder.from_pretrained(loaded.folder), info=loaded.info)
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is."""
+        return self.model.config
+
+    def setting(
+        self,
+        *,
+        exit_threshold: float | None | Calibrated = CALIBRATED,
+        prune_scale: float | Calibrated = CALIBRATED,
+    ) -> Setting:
+        """The speed knob of a call: as given, or as stored in the model.
+
+        Args:
+            exit_threshold: in [0, 1], larger leaves earlier; None runs every layer.
+            prune_scale: multiplier of the token thresholds, >= 0; larger removes more, 0 removes nothing.
+        """
+        stored = default_setting(self.config)
+        threshold = stored.exit_threshold if isinstance(exit_threshold, Calibrated) else exit_threshold
+        scale = stored.prune_scale if isinstance(prune_scale, Calibrated) else prune_scale
+        return Setting(
+            prune_scale=scale if self.config.prune else 0.0,
+            exit_threshold=threshold if self.config.exit else None,
+        )
+
+    def predict(
+        self,
+        texts: Iterable[Text],
+        *,
+        exit_threshold: float | None | Calibrated = CALIBRATED,
+        prune_scale: float | Calibrated = CALIBRATED,
+        batch_size: int | None = None,
+    ) -> Predictions:
+        """Answer every text; an answer does not depend on the other texts.
+
+        Args:
+            texts: texts, or pairs of texts.
+            exit_threshold: see ``setting``.
+            prune_scale: see ``setting``.
+            batch_size: texts per batch; None fills batches by tokens.
+
+        Raises:
+            InputError: something is not a text, or holds no token.
+            ConfigError: a knob is out of range.
+        """
+        setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
+        if isinstance(texts, str):
+            raise InputError("predict got one string; it wants a list of texts: predict([text])")
+        output = self.engine.run(self._encode(list(texts)), setting=setting, batch_size=batch_size)
+        return predictions_of(self.config, output, setting)
+
+    def explain(
+        self,
+        text: Text,
+        *,
+        exit_threshold: float | None | Calibrated = CALIBRATED,
+        prune_scale: float | Calibrated = CALIBRATED,
+        with_attention: bool = False,
+    ) -> Trace:
+        """Follow one text through the model: which tokens fell where, and where it left."""
+        setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
+        encoded = self._encode([text])
+        return trace_text(
+            self.model,
+            encoded,
+            self.encoder.tokens(encoded.token_ids[0]),
+            setting=setting,
+            with_attention=with_attention,
+        )
+
+    def evaluate(
+        self,
+        examples: Sequence[Example],
+        *,
+        exit_threshold: float | None | Calibrated = CALIBRATED,
+        prune_scale: float | Calibrated = CALIBRATED,
+        batch_size: int | None = 32,
+        repeats: int = 5,
+    ) -> dict[str, Any]:
+        """Quality, FLOPs and wall-clock on labelled examples, against the same weights run densely.
+
+        Raises:
+            InputError: there are no examples, or some have no label.
+        """
+        setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
+        labels = _labels(examples)
+        encoded = self._encode([example.inputs for example in examples])
+        return evaluate(
+            self.engine, self.config, encoded, labels, setting=setting, batch_size=batch_size, repeats=repeats
+        )
+
+    def calibrate(self, examples: Sequence[Example], *, max_drop: float) -> Calibration:
+        """Choose prune scale and exit threshold on held-out examples and make them the defaults.
+
+        Raises:
+            InputError: there are no examples, or some have no label.
+        """
+        labels = _labels(examples)
+        encoded = self._encode([example.inputs for example in examples])
+        found = calibrate(self.model, encoded, labels, max_drop=max_drop)
+        exits, prune = self.config.exit, self.config.prune
+        self.model.configure(
+            self.config.replace(
+                exit=exits and exits.replace(threshold=found.exit_threshold),
+                prune=prune and prune.replace(scale=found.prune_scale),
+            )
+        )
+        self.info["calibration"] = found.to_dict()
+        return found
+
+    def save_pretrained(self, folder: str | Path, *, readme: str | None = None, storage: str = "fp32") -> None:
+        """Write the model folder, all of it or nothing.
+
+        Args:
+            folder: made if it does not exist; other files in it stay.
+            readme: the model card; None leaves the one that is there.
+            storage: "fp32", "fp16" or "int8"; it is fp32 again when loaded.
+        """
+        save_model(
+            self.model, folder, encoder=self.encoder, info=self.info, readme=readme, storage=storage  # type: ignore[arg-type]
+        )
+
+    def to_huggingface(self, folder: str | Path) -> None:
+        """Write the dense model as an ordinary checkpoint of its family, without pruner and exits."""
+        to_huggingface(self.model, folder, encoder=self.encoder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
+        """Upload the model folder to the Hugging Face hub and give its address."""
+        from magic_pyramid.hub import upload
+
+        return upload(self, repo_id, private=private)
+
+    def _encode(self, texts: list[Text]) -> EncodedTexts:
+        return self.encoder.encode(texts, max_length=self.config.max_length)
+
+
+def _labels(examples: Sequence[Example]) -> list[int | float | tuple[int, ...]]:
+    labels = [example.label for example in examples]
+    missing = sum(label is None for label in labels)
+    if not labels or missing:
+        raise InputError(f"{missing} of {len(labels)} examples have no label; give at least one, all labelled")
+    return [label for label in labels if label is not None]
+
+
+def use_threads(count: int) -> None:
+    """Use this many CPU threads in the whole process.
+
+    Raises:
+        InputError: not a positive number.
+    """
+    if count < 1:
+        raise InputError(f"threads is {count}; give at least 1")
+    torch.set_num_threads(count)
+
+

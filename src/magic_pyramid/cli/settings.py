@@ -1,0 +1,154 @@
+"""Training settings from the command line: a recipe, what overrides it, and the fields of the model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from magic_pyramid.config import (
+    STAGE_NAMES,
+    Config,
+    ExitConfig,
+    ModelConfig,
+    PruneConfig,
+    TrainConfig,
+    field_docs,
+)
+from magic_pyramid.errors import ConfigError, nearest
+from magic_pyramid.presets import Preset, find_preset, find_recipe
+
+_MODEL_FIELDS = ("max_length", "final_head")
+_PARTS: dict[str, type[Config]] = {
+    "prune": PruneConfig,
+    "exit": ExitConfig,
+    "train": TrainConfig,
+    "model": ModelConfig,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What `train` was asked for, checked."""
+
+    config: TrainConfig
+    model_changes: dict[str, Any]
+    """Fields over the preset's, by the names that ``fit`` takes."""
+
+
+def settable_fields() -> dict[str, str]:
+    """Every key that `--set` takes, with its description."""
+    return {
+        f"{part}.{name}": doc
+        for part, config in _PARTS.items()
+        for name, doc in field_docs(config).items()
+        if part != "model" or name in _MODEL_FIELDS
+    }
+
+
+def read_settings(
+    *,
+    preset: str,
+    recipe: str,
+    assignments: Mapping[str, str],
+    epochs: str | None,
+    max_length: int | None,
+    train_options: Mapping[str, Any],
+) -> TrainSettings:
+    """Put a recipe and everything that overrides it together; an option counts more than ``--set``.
+
+    Args:
+        preset: name of the method.
+        recipe: name of the training settings to begin with.
+        assignments: texts of ``--set``, by key.
+        epochs: text of ``--epochs``; the stages it does not name keep the recipe's epochs.
+        max_length: longest input in tokens; None leaves it to ``fit``.
+        train_options: fields of the training config; those that are None are left out.
+
+    Raises:
+        ConfigError: a name is unknown (the nearest is given) or a value impossible.
+    """
+    chosen, base = find_preset(preset), find_recipe(recipe)
+    values = {key: read_value(text) for key, text in assignments.items()}
+    _check_keys(values)
+    fields = {part: _fields_of(part, values) for part in _PARTS}
+    _check_types(fields)
+    _check_parts(chosen, fields, preset)
+    changes = {**fields["train"], **{name: value for name, value in train_options.items() if value is not None}}
+    named_epochs = changes.get("epochs", {})
+    changes["epochs"] = {**base.epochs, **named_epochs, **read_epochs(epochs)}
+    model_changes = {f"{part}.{name}": value for part in ("prune", "exit") for name, value in fields[part].items()}
+    model_changes |= fields["model"]
+    if max_length is not None:
+        model_changes["max_length"] = max_length
+    return TrainSettings(config=base.replace(**changes), model_changes=model_changes)
+
+
+def read_value(text: str) -> Any:
+    """A JSON value, or the text itself; none, true and false in any case."""
+    plain = {"none": None, "null": None, "true": True, "false": False}
+    if text.strip().lower() in plain:
+        return plain[text.strip().lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_epochs(text: str | None) -> dict[str, float]:
+    """Epochs by stage from ``finetune=3,soft_prune=1``.
+
+    Raises:
+        ConfigError: a stage is unknown or a value is no number.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(",") if text else []:
+        stage, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator:
+            raise ConfigError(f"--epochs is {text!r}; write it as finetune=3,soft_prune=1")
+        if stage not in STAGE_NAMES:
+            raise ConfigError(f"--epochs names the stage {stage!r}; {nearest(stage, STAGE_NAMES)}")
+        try:
+            found[stage] = float(value)
+        except ValueError:
+            raise ConfigError(f"--epochs gives {stage} {value!r} epochs; give a number") from None
+    return found
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    known = settable_fields()
+    for key in values:
+        if key not in known:
+            part = key.partition(".")[0]
+            near = [name for name in known if name.startswith(f"{part}.")] or list(known)
+            raise ConfigError(f"--set knows no {key!r}; {nearest(key, near)}")
+
+
+def _fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{part}.")}
+
+
+def _check_types(fields: Mapping[str, Mapping[str, Any]]) -> None:
+    import typing
+
+    from magic_pyramid.checkpoint.typed import type_problems
+
+    problems = [
+        problem
+        for part, values in fields.items()
+        for name, value in values.items()
+        for problem in type_problems(typing.get_type_hints(_PARTS[part])[name], value, f"{part}.{name}")
+    ]
+    if problems:
+        raise ConfigError(f"--set: {'; '.join(problems)}")
+
+
+def _check_parts(chosen: Preset, fields: Mapping[str, Mapping[str, Any]], preset: str) -> None:
+    for part, config in (("prune", chosen.prune), ("exit", chosen.exit)):
+        if fields[part] and config is None:
+            name = next(iter(fields[part]))
+            raise ConfigError(
+                f"--set {part}.{name} does nothing: the preset {preset} has no {part}; choose magic_pyramid "
+                "or another preset that has it"
+            )
+        if config is not None:
+            config.replace(**fields[part])

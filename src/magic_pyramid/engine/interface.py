@@ -1,0 +1,65 @@
+"""What every engine takes and gives, so that the classifier need not know which one runs."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from magic_pyramid.config import ModelConfig, check_exit_threshold
+from magic_pyramid.errors import ConfigError
+from magic_pyramid.tokenization import EncodedTexts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The speed knob: how much width and depth a call may save."""
+
+    prune_scale: float = 1.0
+    """Multiplier of the model's token thresholds, >= 0; larger removes more, 0 removes nothing."""
+    exit_threshold: float | None = None
+    """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer."""
+
+    def __post_init__(self) -> None:
+        if self.exit_threshold is not None:
+            check_exit_threshold(self.exit_threshold)
+        if not 0.0 <= self.prune_scale < float("inf"):
+            raise ConfigError(f"prune_scale is {self.prune_scale!r}; it must be a number >= 0 (1 = as trained)")
+
+
+DENSE = Setting(prune_scale=0.0)
+"""Every token through every layer: the baseline of a speed-up."""
+
+
+def default_setting(config: ModelConfig) -> Setting:
+    """The knobs as they are stored in a model."""
+    return Setting(
+        prune_scale=config.prune.scale if config.prune else 0.0,
+        exit_threshold=config.exit.threshold if config.exit else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOutput:
+    """Answers and receipts, in input order."""
+
+    logits: Float32[np.ndarray, "inputs labels"]
+    """Of the head that answered."""
+    exit_layer: Int64[np.ndarray, " inputs"]
+    """0-based layer whose head answered; the last layer is the final head."""
+    num_tokens: Int64[np.ndarray, "inputs layers_plus_1"]
+    """Column 0: tokens of the input; column l + 1: tokens alive after layer l, 0 where it did not run."""
+
+
+class Engine(Protocol):
+    """Runs encoded texts under a setting."""
+
+    def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
+        """Answer every input; rows come back in input order.
+
+        Args:
+            encoded: token ids, ragged.
+            setting: the speed knob.
+            batch_size: sequences per batch; None fills batches up to the engine's token budget.
+        """
+        ...

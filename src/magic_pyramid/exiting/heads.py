@@ -1,0 +1,162 @@
+"""Classifiers on the hidden states of a layer: the exit heads, and the final head.
+
+Each reads only the first token's result, so only that token's query is computed.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from magic_pyramid.config import ExitConfig, ModelConfig
+from magic_pyramid.packing import PackedBatch, unpack
+
+HeadKind = Literal["fastbert", "cls", "block"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+}
+_NO_INPUT_DROPOUT = frozenset({"bert", "distilbert"})
+"""Model types whose classifier drops out after its first layer only."""
+
+
+def build_head(config: ModelConfig, kind: HeadKind) -> nn.Module:
+    """A new head of this kind; it maps hidden states and their batch to logits."""
+    return _HEADS[kind](config)
+
+
+class FastBertHead(nn.Module):
+    """FastBERT's classifier: narrow, attend once, answer (FastBERT section 3.1.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        settings = config.exit or ExitConfig()
+        size = settings.head_size
+        self.narrow = nn.Linear(config.backbone.hidden_size, size)
+        self.attention = FirstTokenAttention(size, num_heads=settings.head_attention_heads)
+        self.dense = nn.Linear(size, size)
+        self.output = nn.Linear(size, config.num_labels)
+        self.dropout = nn.Dropout(config.backbone.classifier_dropout)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "tokens hidden"], batch: PackedBatch
+    ) -> Float[Tensor, "seqs labels"]:
+        """Logits of each sequence, from all of its tokens."""
+        narrowed = self.dropout(torch.tanh(self.narrow(hidden_states)))
+        seen = self.attention(narrowed, batch)
+        logits: Tensor = self.output(self.dropout(torch.tanh(self.dense(seen))))
+        return logits
+
+
+class ClsHead(nn.Module):
+    """The classifier that the backbone's family uses: two layers on the first token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        backbone = config.backbone
+        self.dense = nn.Linear(backbone.hidden_size, backbone.hidden_size)
+        self.output = nn.Linear(backbone.hidden_size, config.num_labels)
+        self.activation = _ACTIVATIONS[backbone.head_act]
+        drops_input = backbone.model_type not in _NO_INPUT_DROPOUT
+        self.input_dropout = nn.Dropout(backbone.classifier_dropout if drops_input else 0.0)
+        self.dropout = nn.Dropout(backbone.classifier_dropout)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "tokens hidden"], batch: PackedBatch
+    ) -> Float[Tensor, "seqs labels"]:
+        """Logits of each sequence, from its first token."""
+        return self.classify(hidden_states[batch.first_tokens])
+
+    def classify(self, first_states: Float[Tensor, "seqs hidden"]) -> Float[Tensor, "seqs labels"]:
+        """Logits from the first tokens' hidden states."""
+        pooled = self.activation(self.dense(self.input_dropout(first_states)))
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits
+
+
+class BlockHead(nn.Module):
+    """One more full-width transformer block, then the [CLS] classifier: Magic Pyramid's literal wording."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        backbone = config.backbone
+        size = backbone.hidden_size
+        self.attention = FirstTokenAttention(size, num_heads=backbone.num_attention_heads)
+        self.attention_norm = nn.LayerNorm(size, eps=backbone.layer_norm_eps)
+        self.up = nn.Linear(size, backbone.intermediate_size)
+        self.down = nn.Linear(backbone.intermediate_size, size)
+        self.output_norm = nn.LayerNorm(size, eps=backbone.layer_norm_eps)
+        self.activation = _ACTIVATIONS[backbone.hidden_act]
+        self.dropout = nn.Dropout(backbone.classifier_dropout)
+        self.classifier = ClsHead(config)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "tokens hidden"], batch: PackedBatch
+    ) -> Float[Tensor, "seqs labels"]:
+        """Logits of each sequence, from all of its tokens."""
+        seen = self.dropout(self.attention(hidden_states, batch))
+        first = self.attention_norm(hidden_states[batch.first_tokens] + seen)
+        widened = self.dropout(self.down(self.activation(self.up(first))))
+        return self.classifier.classify(self.output_norm(first + widened))
+
+
+class FirstTokenAttention(nn.Module):
+    """Multi-head self-attention of which only the first token's result is computed.
+
+    For one query, ``(W_q x)·(W_k y) = (W_kᵀ W_q x)·y`` and ``Σ a (W_v y) = W_v Σ a y``: so the key and value
+    matrices are applied once per sequence, not once per token. A key bias would cancel in the softmax.
+    """
+
+    def __init__(self, size: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size, bias=False)
+        self.value = nn.Linear(size, size)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, states: Float[Tensor, "tokens size"], batch: PackedBatch) -> Float[Tensor, "seqs size"]:
+        """What the first token of each sequence sees among its own tokens."""
+        size = states.shape[-1]
+        split = (self.num_heads, size // self.num_heads)
+        queries = self.query(states[batch.first_tokens]).view(-1, *split)
+        folded = torch.einsum("shk,hki->shi", queries, self.key.weight.view(*split, size))
+        seen = _attend(states, folded.to(states.dtype) / math.sqrt(split[1]), batch)
+        values = torch.einsum("shi,hki->shk", seen, self.value.weight.view(*split, size))
+        output: Tensor = self.output(values.flatten(1) + self.value.bias)
+        return output
+
+
+def _attend(
+    states: Float[Tensor, "tokens size"], queries: Float[Tensor, "seqs heads size"], batch: PackedBatch
+) -> Float[Tensor, "seqs heads size"]:
+    """Mean of each sequence's states, weighted by the softmax of their products with its queries."""
+    lengths = batch.lengths
+    length = int(lengths.max())
+    if states.shape[0] == batch.num_sequences * length:
+        padded = states.reshape(batch.num_sequences, length, -1)
+        scores = padded @ queries.transpose(1, 2)
+    else:
+        padded = unpack(states, batch, length=length)
+        is_padding = torch.arange(length, device=states.device) >= lengths[:, None]
+        scores = (padded @ queries.transpose(1, 2)).masked_fill(is_padding[..., None], -torch.inf)
+    probs = scores.softmax(1, dtype=torch.float32).to(padded.dtype)
+    seen: Tensor = probs.transpose(1, 2) @ padded
+    return seen
+
+
+_HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "fastbert": FastBertHead,
+    "cls": ClsHead,
+    "block": BlockHead,
+}

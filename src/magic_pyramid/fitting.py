@@ -1,0 +1,207 @@
+"""From an encoder and labelled texts to a finished model folder: train, calibrate, measure, save."""
+
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from magic_pyramid.checkpoint import load_model, with_config
+from magic_pyramid.classifier import Classifier
+from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
+from magic_pyramid.data import LabelledData
+from magic_pyramid.errors import ConfigError, nearest
+from magic_pyramid.presets import apply_preset, find_preset
+from magic_pyramid.report.card import CardContent, model_card
+from magic_pyramid.tokenization import TextEncoder
+from magic_pyramid.training import TrainEvent, TrainReport, train
+
+LONGEST_BY_DEFAULT = 256
+"""Where no `max_length` is given, texts are cut here at the latest."""
+COVERED_SHARE = 0.98
+"""Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
+
+
+def fit(
+    *,
+    model: str,
+    data: LabelledData,
+    output: Path,
+    preset: str = "magic_pyramid",
+    config: TrainConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_event: Callable[[TrainEvent], None] | None = None,
+    command: str = "",
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train a classifier and save it, calibrated and with its model card, in ``output``.
+
+    Args:
+        model: folder or hub name of an encoder, ours or Hugging Face's; of ours, finished stages can be
+            skipped with 0 epochs.
+        data: labelled texts; test splits are never looked at.
+        output: the model folder; work in progress lies in its ``.training``.
+        preset: the method, a key of ``PRESETS``.
+        config: how to train; None: the default recipe.
+        model_changes: fields over the preset's, such as ``{"prune.temperature": 1e-3, "max_length": 64}``.
+        resume: go on where an interrupted run of the same settings stopped.
+        on_event: called as training goes.
+        command: what the user typed, for the model card.
+        device: "cpu", or None for the best there is.
+
+    Raises:
+        ConfigError: a setting is unknown, impossible, or not what the interrupted run had.
+        InputError: the data does not fit.
+        CheckpointError: the encoder cannot be loaded.
+    """
+    chosen = find_preset(preset)
+    config = config or TrainConfig()
+    loaded = load_model(model, seed=config.seed)
+    encoder = TextEncoder.from_pretrained(loaded.folder)
+    changes = dict(model_changes or {})
+    changes.setdefault("max_length", _default_length(loaded.model.config, encoder, data))
+    fresh = _model_config(loaded.model.config, encoder, data)
+    model_config = _changed(apply_preset(fresh, chosen), changes)
+    config = _enough_steps(config, num_rows=len(data.splits["train"]))
+    started = datetime.now(UTC)
+    new = with_config(loaded.model, model_config, seed=config.seed).model
+    report = train(
+        model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
+        device=device,
+    )  # fmt: skip
+    provenance = {
+        "command": command,
+        "preset": preset,
+        "base_model": Path(model).name,
+        "data": data.name,
+        "train_rows": len(data.splits["train"]),
+        "fingerprints": {name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)},
+        "commit": commit(),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": config.precision,
+        "seed": config.seed,
+        "date": started.strftime("%Y-%m-%d"),
+        "train_config": config.to_dict(),
+        "stages": [_stage_row(stage) for stage in report.to_dict()["stages"]],
+    }
+    info = {"provenance": provenance, "calibration": {}}
+    classifier = Classifier(new.to("cpu"), encoder, info=info)
+    return _finish(classifier, data, output=output, config=config, report=report)
+
+
+def _finish(
+    classifier: Classifier, data: LabelledData, *, output: Path, config: TrainConfig, report: TrainReport
+) -> dict[str, Any]:
+    """Calibrate on validation, measure there, write the folder."""
+    validation = data.splits.get("validation") or []
+    rows = []
+    if validation:
+        if classifier.config.exit or classifier.config.prune:
+            classifier.calibrate(validation, max_drop=config.max_drop)
+            classifier.info["calibration"]["split"] = "held out of train" if data.held_out else "validation"
+        rows = [{"setting": "validation", **classifier.evaluate(validation[:1000], repeats=0)}]
+    provenance = classifier.info["provenance"]
+    content = CardContent(
+        name=output.name,
+        base_model=provenance["base_model"],
+        datasets=(data.name,),
+        is_pair=any(example.text_pair is not None for example in data.splits["train"][:10]),
+        rows=rows,
+        provenance={key: provenance[key] for key in ("command", "commit", "machine", "threads", "dtype", "seed")},
+        calibration=classifier.info["calibration"],
+        stages=provenance["stages"],
+    )
+    classifier.save_pretrained(output, readme=model_card(classifier.config, content))
+    return {
+        "output": str(output),
+        "preset": provenance["preset"],
+        "calibration": classifier.info["calibration"],
+        "validation": rows[0] if rows else None,
+        "training": report.to_dict(),
+    }
+
+
+def _model_config(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> ModelConfig:
+    """The encoder with the data's task on it; pruning and exits come from the preset."""
+    backbone = base.backbone
+    if backbone.sep_token_id is None and encoder.sep_token_id is not None:
+        backbone = backbone.replace(sep_token_id=encoder.sep_token_id)
+    return ModelConfig(
+        backbone=backbone, labels=data.labels, problem_type=data.problem_type, max_length=base.max_length
+    )
+
+
+def _default_length(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> int:
+    limit = min(LONGEST_BY_DEFAULT, base.backbone.max_length)
+    encoded = encoder.encode([example.inputs for example in data.splits["train"]], max_length=limit)
+    return min(limit, max(16, int(np.ceil(np.quantile(encoded.lengths, COVERED_SHARE) / 8)) * 8))
+
+
+def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """The config with dotted fields replaced.
+
+    Raises:
+        ConfigError: a part or field does not exist, or the method does not have that part.
+    """
+    nested = config.to_dict()
+    for key, value in changes.items():
+        owner, _, name = key.rpartition(".")
+        if owner and owner not in ("prune", "exit", "backbone"):
+            raise ConfigError(f"there is no part {owner!r} of a model; {nearest(owner, ('prune', 'exit', 'backbone'))}")
+        part = nested[owner] if owner else nested
+        if part is None:
+            raise ConfigError(f"{key} is set, but this preset has no {owner}; choose a preset that has it")
+        part[name] = value
+    return ModelConfig.from_dict(nested)
+
+
+def _enough_steps(config: TrainConfig, *, num_rows: int) -> TrainConfig:
+    """Repeat a small train split until each stage makes about ``min_steps`` steps."""
+    per_epoch = max(1.0, num_rows / config.max_sequences_per_batch / config.gradient_accumulation)
+    epochs = {
+        name: max(config.epochs_of(name), round(config.min_steps / per_epoch)) if config.epochs_of(name) else 0.0
+        for name in STAGE_NAMES
+    }
+    return config.replace(epochs={name: min(value, max(10.0, config.epochs_of(name))) for name, value in epochs.items()})
+
+
+def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
+    kept = stage["kept"] or {}
+    numbers = {key: kept[key] for key in ("accuracy", "quality", "loss", "gflops", "kept_tokens") if key in kept}
+    return {"stage": stage["name"], "steps": stage["num_steps"], "seconds": round(stage["seconds"], 1), **numbers}
+
+
+def machine() -> str:
+    """Processor and system, for provenance."""
+    names = [line for line in _cpu_info() if line]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {platform.system()}"
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+
+
+def commit() -> str | None:
+    """Commit of the source tree this library runs from; None when it is installed."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(  # noqa: S603
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,88 @@
+"""How the sequences of a packed batch are grouped for attention, so that little or nothing is padded."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from magic_pyramid.packing import PackedBatch
+
+MAX_GROUP_AREA = 1 << 16
+"""Largest number of (query, key) pairs per head of one group; a single longer sequence is its own group."""
+MAX_WASTE = 1.2
+"""A group may hold this many times the pairs that its sequences need."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Sequences that attend side by side, right-padded to the longest of them."""
+
+    rows: Int64[Tensor, "seqs length"]
+    """Packed row of each token; padding points at row 0."""
+    valid: Bool[Tensor, "seqs length"] | None
+    """Which entries are tokens; None when all are."""
+
+    def flat_rows(self) -> Int64[Tensor, " tokens"]:
+        """Packed rows of the group's tokens, sequence after sequence."""
+        return self.rows.flatten() if self.valid is None else self.rows[self.valid]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The groups of a batch and how to bring their results back into packed order."""
+
+    groups: tuple[Group, ...]
+    inverse: Int64[Tensor, " tokens"] | None
+    """Where each packed row stands in the groups' order; None when that is the packed order."""
+
+    def to_packed(self, parts: list[Tensor]) -> Tensor:
+        """Per-token results of the groups, joined in packed order."""
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return joined if self.inverse is None else joined[self.inverse]
+
+
+def plan_layout(batch: PackedBatch) -> Layout:
+    """Group sequences of similar length; on a GPU all of them form one group."""
+    lengths = batch.lengths.tolist()
+    starts = batch.cu_seqlens.tolist()
+    device = batch.cu_seqlens.device
+    if device.type == "cpu":
+        members = _similar_lengths(lengths)
+    else:
+        members = [list(range(len(lengths)))]
+    groups = tuple(_group([starts[i] for i in rows], [lengths[i] for i in rows], device) for rows in members)
+    is_packed_order = [i for rows in members for i in rows] == list(range(len(lengths)))
+    inverse = None if is_packed_order else _inverse(torch.cat([group.flat_rows() for group in groups]))
+    return Layout(groups=groups, inverse=inverse)
+
+
+def _similar_lengths(lengths: list[int]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    needed = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        pairs = lengths[index] ** 2
+        area = pairs * (len(groups[-1]) + 1) if groups else 0
+        if groups and area <= MAX_GROUP_AREA and area <= MAX_WASTE * (needed + pairs):
+            groups[-1].append(index)
+            needed += pairs
+        else:
+            groups.append([index])
+            needed = pairs
+    return groups
+
+
+def _group(starts: list[int], lengths: list[int], device: torch.device) -> Group:
+    width = max(lengths)
+    steps = torch.arange(width, device=device)
+    rows = torch.tensor(starts, device=device)[:, None] + steps
+    if min(lengths) == width:
+        return Group(rows=rows, valid=None)
+    valid = steps < torch.tensor(lengths, device=device)[:, None]
+    return Group(rows=rows.masked_fill(~valid, 0), valid=valid)
+
+
+def _inverse(order: Int64[Tensor, " tokens"]) -> Int64[Tensor, " tokens"]:
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.shape[0], device=order.device)
+    return inverse

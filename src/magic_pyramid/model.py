@@ -1,0 +1,239 @@
+"""The packed encoder where pruning and exits meet: one definition for training and for inference.
+
+A forward pass is ``begin`` and then one step per layer. The step is chosen by the masking:
+``none`` keeps every token, ``soft`` weights hidden states so that thresholds can learn,
+``hard`` really removes tokens. The engine drives the same steps and also removes finished sequences.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.exiting.heads import build_head
+from magic_pyramid.layers.attention import Bias
+from magic_pyramid.layers.block import Block
+from magic_pyramid.layers.embeddings import Embeddings, init_weights
+from magic_pyramid.layers.layout import Layout, plan_layout
+from magic_pyramid.layers.relative_bias import RelativeBias
+from magic_pyramid.packing import PackedBatch
+from magic_pyramid.pruning.threshold import ThresholdPruner
+
+Masking = Literal["none", "soft", "hard"]
+ParameterGroup = Literal["backbone", "final_head", "thresholds", "exit_heads"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderState:
+    """What is alive between two layers."""
+
+    batch: PackedBatch
+    hidden_states: Float[Tensor, "tokens hidden"]
+    layout: Layout
+    bias: Bias | None
+    input_lengths: Int64[Tensor, " seqs"]
+    """Tokens of each sequence before any was removed."""
+    soft_mask: Float[Tensor, " tokens"] | None = None
+    """Soft mask of the layer just run; its product over the layers where gates are cumulative."""
+    mass: Float[Tensor, " arrived"] | None = None
+    """Attention mass each token received in the layer just run, where that layer computed it."""
+    kept: Bool[Tensor, " arrived"] | None = None
+    """Which of the tokens that arrived at the layer just run were kept; None when nothing was removed."""
+
+    def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> "EncoderState":
+        """Drop finished sequences."""
+        tokens = keep[self.batch.sequence_of_token]
+        return replace(
+            self,
+            batch=self.batch.select_sequences(keep),
+            hidden_states=self.hidden_states[tokens],
+            input_lengths=self.input_lengths[keep],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOutput:
+    """What one forward pass over all layers gives."""
+
+    logits: Float[Tensor, "seqs labels"]
+    """Answer of the final head."""
+    exit_logits: dict[int, Float[Tensor, "seqs labels"]]
+    """Answer of each exit head that was asked, by 0-based layer."""
+    num_tokens: Int64[Tensor, "seqs layers"]
+    """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
+    penalty: Float[Tensor, " seqs"]
+    """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless masking is soft."""
+
+
+class PyramidModel(nn.Module):
+    """A transformer encoder classifier on packed batches, with optional pruner and exit heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        backbone = config.backbone
+        self.config = config
+        self.embeddings = Embeddings(backbone)
+        if backbone.relative_attention_num_buckets:
+            self.relative_bias = RelativeBias(
+                backbone.relative_attention_num_buckets, backbone.num_attention_heads
+            )
+        self.layers = nn.ModuleList(Block(backbone) for _ in range(backbone.num_hidden_layers))
+        self.pruner = ThresholdPruner(config, config.prune) if config.prune else None
+        self.exit_heads = nn.ModuleDict(
+            {str(layer): build_head(config, config.exit.head) for layer in config.exit_layers} if config.exit else {}
+        )
+        self.final_head = build_head(config, config.final_head)
+        init_weights(self)
+        self._steps: dict[Masking, Callable[[EncoderState, int], EncoderState]] = {
+            "none": self.keep_all,
+            "soft": self.mask_softly,
+            "hard": self.remove_tokens,
+        }
+
+    def forward(self, batch: PackedBatch, *, masking: Masking = "none", exits: bool = False) -> ModelOutput:
+        """Run every layer.
+
+        Args:
+            batch: the packed inputs.
+            masking: what happens to unimportant tokens; without a pruner all three are the same.
+            exits: also ask the exit heads, after each layer's pruning.
+        """
+        step = self._steps[masking if self.pruner else "none"]
+        state = self.begin(batch)
+        exit_logits: dict[int, Tensor] = {}
+        num_tokens, penalty = [], torch.zeros(batch.num_sequences, device=batch.token_ids.device)
+        for layer in range(len(self.layers)):
+            state = step(state, layer)
+            num_tokens.append(_count_alive(state))
+            penalty = penalty + self._layer_penalty(state)
+            if exits and str(layer) in self.exit_heads:
+                exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
+        return ModelOutput(
+            logits=self.final_head(state.hidden_states, state.batch),
+            exit_logits=exit_logits,
+            num_tokens=torch.stack(num_tokens, dim=1),
+            penalty=penalty,
+        )
+
+    def begin(self, batch: PackedBatch) -> EncoderState:
+        """The state on entry to the first layer."""
+        layout = plan_layout(batch)
+        return EncoderState(
+            batch=batch,
+            hidden_states=self.embeddings(batch),
+            layout=layout,
+            bias=self._bias(batch, layout),
+            input_lengths=batch.lengths,
+        )
+
+    def keep_all(self, state: EncoderState, layer: int) -> EncoderState:
+        """One layer of the plain encoder, with fused attention."""
+        block = self.block(layer)
+        context = block.attention(state.hidden_states, state.layout, state.bias)
+        return replace(
+            state,
+            hidden_states=block.finish(context, state.hidden_states),
+            soft_mask=None,
+            mass=None,
+            kept=None,
+        )
+
+    def mask_softly(self, state: EncoderState, layer: int) -> EncoderState:
+        """One layer whose output is weighted token by token; nothing is removed."""
+        assert self.pruner is not None
+        block = self.block(layer)
+        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
+        previous = state.soft_mask if self.pruner.config.cumulative_gate else None
+        soft = self.pruner.soft_mask(layer, weights.mass, state.batch, self._alive(state, previous))
+        soft = soft if previous is None else soft * previous
+        hidden = block.finish(weights.context(), state.hidden_states)
+        return replace(
+            state, hidden_states=hidden * soft[:, None].to(hidden.dtype), soft_mask=soft, mass=weights.mass
+        )
+
+    def remove_tokens(self, state: EncoderState, layer: int, *, scale: float | None = None) -> EncoderState:
+        """One layer that drops unimportant tokens between attention and what follows it.
+
+        Args:
+            state: what arrives.
+            layer: 0-based layer.
+            scale: multiplier of the token thresholds, 0 removes nothing; None: the model's own.
+        """
+        if self.pruner is None:
+            return self.keep_all(state, layer)
+        scale = self.pruner.config.scale if scale is None else scale
+        if not self.pruner.prunes_at(layer, scale=scale):
+            return self.keep_all(state, layer)
+        block = self.block(layer)
+        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
+        keep = self.pruner.keep_mask(layer, weights.mass, state.batch, state.input_lengths, scale=scale)
+        if bool(keep.all()):
+            hidden = block.finish(weights.context(), state.hidden_states)
+            return replace(state, hidden_states=hidden, mass=weights.mass, kept=None)
+        hidden = block.finish(weights.context_of(keep), state.hidden_states[keep])
+        smaller = replace(state, batch=state.batch.select_tokens(keep), hidden_states=hidden)
+        return replace(self.regroup(smaller), mass=weights.mass, kept=keep)
+
+    def regroup(self, state: EncoderState) -> EncoderState:
+        """Plan attention again after tokens or sequences left."""
+        layout = plan_layout(state.batch)
+        return replace(state, layout=layout, bias=self._bias(state.batch, layout))
+
+    def configure(self, config: ModelConfig) -> None:
+        """Take over run-time settings, such as a new exit threshold; the parts of the model stay as they are."""
+        self.config = config
+        if self.pruner is not None and config.prune is not None:
+            self.pruner.config = config.prune
+
+    def block(self, layer: int) -> Block:
+        """The encoder layer at a 0-based index."""
+        block = self.layers[layer]
+        assert isinstance(block, Block)
+        return block
+
+    def exit_head(self, layer: int) -> nn.Module:
+        """The exit head after a 0-based layer."""
+        return self.exit_heads[str(layer)]
+
+    def parameter_group(self, name: ParameterGroup) -> list[nn.Parameter]:
+        """The parameters that a training stage may train or freeze together."""
+        owners: dict[str, list[nn.Module]] = {
+            "final_head": [self.final_head],
+            "exit_heads": [self.exit_heads],
+            "thresholds": [self.pruner] if self.pruner else [],
+        }
+        owned = {key: [p for module in modules for p in module.parameters()] for key, modules in owners.items()}
+        elsewhere = {id(p) for group in owned.values() for p in group}
+        owned["backbone"] = [p for p in self.parameters() if id(p) not in elsewhere]
+        return owned[name]
+
+    def _bias(self, batch: PackedBatch, layout: Layout) -> Bias | None:
+        if not self.config.backbone.relative_attention_num_buckets:
+            return None
+        return self.relative_bias.for_layout(batch, layout)
+
+    def _alive(self, state: EncoderState, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
+        if soft_mask is None:
+            return state.batch.lengths.to(state.hidden_states.dtype)
+        alive = torch.zeros(state.batch.num_sequences, device=soft_mask.device, dtype=soft_mask.dtype)
+        return alive.index_add(0, state.batch.sequence_of_token, soft_mask.detach()).clamp(min=1.0)
+
+    def _layer_penalty(self, state: EncoderState) -> Float[Tensor, " seqs"] | float:
+        if state.soft_mask is None or self.pruner is None:
+            return 0.0
+        totals = torch.zeros(
+            state.batch.num_sequences, device=state.soft_mask.device, dtype=state.soft_mask.dtype
+        ).index_add(0, state.batch.sequence_of_token, state.soft_mask)
+        widths = {"valid": state.input_lengths, "padded": state.input_lengths.max().expand_as(state.input_lengths)}
+        return totals / widths[self.pruner.config.penalty_norm]
+
+
+def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:
+    if state.soft_mask is None:
+        return state.batch.lengths
+    counts = torch.zeros(state.batch.num_sequences, dtype=torch.int64, device=state.soft_mask.device)
+    return counts.index_add(0, state.batch.sequence_of_token, (state.soft_mask > 0.5).long())

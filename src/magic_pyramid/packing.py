@@ -1,0 +1,147 @@
+"""Ragged batches: sequences stored back to back, without padding."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Int, Int32, Int64, Shaped
+from torch import Tensor
+
+from magic_pyramid.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """All tokens of all sequences of a batch in one row; no padding anywhere.
+
+    Width and depth are two verbs, and both give a new batch: ``select_tokens`` and ``select_sequences``.
+    """
+
+    token_ids: Int64[Tensor, " tokens"]
+    """Vocabulary ids."""
+    position_ids: Int64[Tensor, " tokens"]
+    """Where each token stood in its input, from 0; it stays when neighbours are removed."""
+    token_type_ids: Int64[Tensor, " tokens"]
+    """Segment of each token: 0, or 1 in the second text of a pair."""
+    cu_seqlens: Int32[Tensor, " seqs_plus_1"]
+    """Start offset of each sequence; first 0, last the number of tokens."""
+    sequence_ids: Int64[Tensor, " seqs"]
+    """Which input each row is, so that answers find their place after rows left."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the batch."""
+        return int(self.token_ids.shape[0])
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the batch."""
+        return int(self.sequence_ids.shape[0])
+
+    @property
+    def lengths(self) -> Int64[Tensor, " seqs"]:
+        """Tokens of each sequence."""
+        return self.cu_seqlens.diff().long()
+
+    @property
+    def first_tokens(self) -> Int64[Tensor, " seqs"]:
+        """Row of each sequence's first token, [CLS]."""
+        return self.cu_seqlens[:-1].long()
+
+    @property
+    def sequence_of_token(self) -> Int64[Tensor, " tokens"]:
+        """Row number, in this batch, of the sequence each token belongs to."""
+        rows = torch.arange(self.num_sequences, device=self.cu_seqlens.device)
+        return rows.repeat_interleave(self.lengths, output_size=self.num_tokens)
+
+    def select_tokens(self, keep: Bool[Tensor, " tokens"]) -> Self:
+        """Drop the tokens that are not kept; every sequence keeps its place, even if it becomes empty."""
+        kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
+        return type(self)(
+            token_ids=self.token_ids[keep],
+            position_ids=self.position_ids[keep],
+            token_type_ids=self.token_type_ids[keep],
+            cu_seqlens=kept_before[self.cu_seqlens.long()].int(),
+            sequence_ids=self.sequence_ids,
+        )
+
+    def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> Self:
+        """Drop the sequences that are not kept, with all their tokens."""
+        tokens = keep[self.sequence_of_token]
+        return type(self)(
+            token_ids=self.token_ids[tokens],
+            position_ids=self.position_ids[tokens],
+            token_type_ids=self.token_type_ids[tokens],
+            cu_seqlens=offsets(self.lengths[keep]),
+            sequence_ids=self.sequence_ids[keep],
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return type(self)(**{name: getattr(self, name).to(device) for name in self.__slots__})
+
+
+def offsets(lengths: Int[Tensor, " seqs"]) -> Int32[Tensor, " seqs_plus_1"]:
+    """Start offsets of sequences of these lengths, stored back to back."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+
+
+def pack_sequences(
+    token_ids: list[list[int]],
+    *,
+    token_type_ids: list[list[int]] | None = None,
+    sequence_ids: list[int] | None = None,
+) -> PackedBatch:
+    """Pack ragged lists of ids, as a tokenizer gives them without padding.
+
+    Raises:
+        InputError: a sequence is empty.
+    """
+    lengths = [len(ids) for ids in token_ids]
+    if not lengths or min(lengths) == 0:
+        raise InputError("a packed batch needs at least one sequence, each of at least one token")
+    types = token_type_ids if token_type_ids is not None else [[0] * n for n in lengths]
+    rows = sequence_ids if sequence_ids is not None else list(range(len(lengths)))
+    return PackedBatch(
+        token_ids=torch.tensor([i for ids in token_ids for i in ids], dtype=torch.int64),
+        position_ids=torch.cat([torch.arange(n) for n in lengths]),
+        token_type_ids=torch.tensor([i for ids in types for i in ids], dtype=torch.int64),
+        cu_seqlens=offsets(torch.tensor(lengths)),
+        sequence_ids=torch.tensor(rows, dtype=torch.int64),
+    )
+
+
+def pack(
+    input_ids: Int64[Tensor, "seqs length"],
+    *,
+    attention_mask: Shaped[Tensor, "seqs length"] | None = None,
+    token_type_ids: Int64[Tensor, "seqs length"] | None = None,
+) -> PackedBatch:
+    """Pack a padded batch; padding may stand on either side.
+
+    Raises:
+        InputError: a row has no real token.
+    """
+    mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    lengths = mask.sum(1)
+    if input_ids.shape[0] == 0 or bool((lengths == 0).any()):
+        raise InputError("a packed batch needs at least one sequence, each of at least one token")
+    types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    return PackedBatch(
+        token_ids=input_ids[mask],
+        position_ids=(mask.cumsum(1) - 1)[mask],
+        token_type_ids=types[mask],
+        cu_seqlens=offsets(lengths),
+        sequence_ids=torch.arange(input_ids.shape[0], device=input_ids.device),
+    )
+
+
+def unpack(
+    values: Shaped[Tensor, "tokens ..."], batch: PackedBatch, *, length: int | None = None
+) -> Shaped[Tensor, "seqs length ..."]:
+    """Right-padded form of packed values: zeros where a sequence has ended."""
+    width = length if length is not None else int(batch.lengths.max())
+    padded = values.new_zeros((batch.num_sequences, width, *values.shape[1:]))
+    inside = torch.arange(width, device=values.device)[None, :] < batch.lengths[:, None]
+    padded[inside] = values
+    return padded

@@ -1,0 +1,180 @@
+"""Answer any number of rows with constant memory: good rows get an answer, bad ones an error."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.data import Row
+from magic_pyramid.errors import ConfigError, InputError
+from magic_pyramid.predictions import Predictions
+from magic_pyramid.tokenization import Text
+
+ANSWER_FIELDS = (
+    "label",
+    "score",
+    "probabilities",
+    "exit_layer",
+    "num_layers_run",
+    "tokens",
+    "num_tokens",
+    "gflops",
+)
+"""What an answered row gains: ``score`` is the highest probability (regression: the number), ``exit_layer``
+counts from 0, ``tokens`` is the length of the input, ``num_tokens`` the tokens alive from layer to layer."""
+ERROR_FIELD = "error"
+"""What a bad row gains instead; it begins with the line of the input."""
+INPUT_PREFIX = "input_"
+"""Put before a column of the input that is called like one of ours, so that nothing is lost."""
+
+CHUNK_ROWS = 1024
+"""Rows that are answered together."""
+CHUNK_CHARACTERS = 2_000_000
+"""At most about this many characters are answered together."""
+_DIGITS = 6
+_ALONE = "input 0 (counted from 0): "
+
+Predict = Callable[[Sequence[Text]], Predictions]
+"""Answers texts in their order; raises InputError when any of them cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredRow:
+    """One row of the input and what became of it."""
+
+    row: Row
+    answer: Mapping[str, Any] | None
+    """``ANSWER_FIELDS``; None for a bad row."""
+    error: str | None
+    """What is wrong with a bad row and what to do; None for a good one."""
+
+    def fields(self) -> dict[str, Any]:
+        """The output row: the columns of the input, then the answer or the error."""
+        added = {ERROR_FIELD: f"line {self.row.line}: {self.error}"} if self.answer is None else self.answer
+        return {**kept_fields(self.row), **added}
+
+
+@dataclass(slots=True)
+class StreamTotals:
+    """Sums over the rows of a stream."""
+
+    num_rows: int = 0
+    num_bad: int = 0
+    num_layers_run: int = 0
+    num_tokens: int = 0
+    gflops: float = 0.0
+
+    def add(self, rows: Iterable[AnsweredRow]) -> None:
+        """Count rows that were answered now."""
+        for row in rows:
+            self.num_rows += 1
+            self.num_bad += row.answer is None
+            if row.answer is not None:
+                self.num_layers_run += row.answer["num_layers_run"]
+                self.num_tokens += row.answer["tokens"]
+                self.gflops += row.answer["gflops"]
+
+    def means(self) -> dict[str, float | None]:
+        """Means over the rows that have an answer; None where there is none."""
+        good = self.num_rows - self.num_bad
+        return {
+            "mean_layers": self.num_layers_run / good if good else None,
+            "mean_input_tokens": self.num_tokens / good if good else None,
+            "gflops": self.gflops / good if good else None,
+        }
+
+
+def answer_rows(
+    rows: Iterable[Row], predict: Predict, *, config: ModelConfig, chunk_rows: int = CHUNK_ROWS
+) -> Iterator[list[AnsweredRow]]:
+    """Answer rows in chunks, each in the order of the input; at most one chunk is in memory.
+
+    Raises:
+        ConfigError: ``chunk_rows`` is not positive.
+        InputError: the input as a whole cannot be read further; what came before has been given out.
+    """
+    if chunk_rows < 1:
+        raise ConfigError(f"chunk_rows is {chunk_rows}; it must be at least 1")
+    for chunk in _chunks(rows, chunk_rows):
+        good = [place for place, row in enumerate(chunk) if row.example is not None]
+        answers = dict(zip(good, _answer(predict, [chunk[place] for place in good], config), strict=True))
+        yield [
+            answers.get(place, AnsweredRow(row=row, answer=None, error=row.error))
+            for place, row in enumerate(chunk)
+        ]
+
+
+def kept_fields(row: Row) -> dict[str, Any]:
+    """The columns of the input, renamed where the answer uses their names."""
+    taken = {*ANSWER_FIELDS, ERROR_FIELD}
+    fields: dict[str, Any] = {}
+    for name, value in row.raw.items():
+        free = name
+        while free in taken or (free != name and free in row.raw):
+            free = INPUT_PREFIX + free
+        fields[free] = value
+    return fields
+
+
+def _chunks(rows: Iterable[Row], chunk_rows: int) -> Iterator[list[Row]]:
+    iterator, chunk, size = iter(rows), list[Row](), 0
+    while True:
+        try:
+            row = next(iterator, None)
+        except InputError:
+            if chunk:
+                yield chunk
+            raise
+        if row is None:
+            break
+        chunk.append(row)
+        size += len(row.example.text) + len(row.example.text_pair or "") if row.example else 0
+        if len(chunk) == chunk_rows or size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _answer(predict: Predict, rows: Sequence[Row], config: ModelConfig) -> list[AnsweredRow]:
+    """Answers of readable rows; where a text cannot be used, halving finds it."""
+    if not rows:
+        return []
+    try:
+        predictions = predict([row.example.inputs for row in rows if row.example is not None])
+    except InputError as error:
+        if len(rows) == 1:
+            return [AnsweredRow(row=rows[0], answer=None, error=str(error).removeprefix(_ALONE))]
+        middle = len(rows) // 2
+        return _answer(predict, rows[:middle], config) + _answer(predict, rows[middle:], config)
+    return [
+        AnsweredRow(row=row, answer=_receipt(predictions, place, config), error=None)
+        for place, row in enumerate(rows)
+    ]
+
+
+def _receipt(predictions: Predictions, place: int, config: ModelConfig) -> dict[str, Any]:
+    values = [_rounded(value) for value in predictions.probabilities[place]]
+    num_tokens = [int(count) for count in predictions.num_tokens[place]]
+    exit_layer = int(predictions.exit_layer[place])
+    label = predictions.labels[place]
+    answer = (
+        _rounded(label) if config.problem_type == "regression" else label,
+        max(values),
+        dict(zip(config.labels, values, strict=True)),
+        exit_layer,
+        exit_layer + 1,
+        num_tokens[0],
+        num_tokens,
+        _rounded(predictions.gflops[place]),
+    )
+    return dict(zip(ANSWER_FIELDS, answer, strict=True))
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: what a person or a program still uses."""
+    number = float(value)
+    if number == 0 or not math.isfinite(number):
+        return number
+    return round(number, _DIGITS - 1 - math.floor(math.log10(abs(number))))

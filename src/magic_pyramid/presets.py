@@ -1,0 +1,90 @@
+"""Every method as a row of configs: no subclass, and no branch on a name anywhere."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from magic_pyramid.config import ExitConfig, ModelConfig, PruneConfig, TrainConfig
+from magic_pyramid.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """What a method adds to a fine-tuned encoder."""
+
+    summary: str
+    prune: PruneConfig | None = None
+    exit: ExitConfig | None = None
+    final_head: Literal["cls", "fastbert"] = "cls"
+
+
+PRESETS: dict[str, Preset] = {
+    "bert": Preset(summary="the plain fine-tuned encoder"),
+    "ltp": Preset(summary="learned token pruning (KDD 2022)", prune=PruneConfig()),
+    "fastbert": Preset(summary="self-distilled early exits (ACL 2020)", exit=ExitConfig(), final_head="fastbert"),
+    "magic_pyramid": Preset(
+        summary="token pruning and early exits (2021)", prune=PruneConfig(), exit=ExitConfig()
+    ),
+}
+
+PAPER = TrainConfig(
+    min_steps=0,
+    learning_rate=2e-5,
+    learning_rate_thresholds=2e-5,
+    distill_weight=0.0,
+    joint_exits=0.0,
+    max_sequences_per_batch=32,
+    tokens_per_batch=32 * 128,
+)
+"""What the papers share: one learning rate, labels only while pruning, exits on a frozen backbone."""
+
+
+def _paper(finetune: float, soft_prune: float, hard_prune: float, distill_exits: float, batch: int) -> TrainConfig:
+    epochs = {
+        "finetune": finetune,
+        "soft_prune": soft_prune,
+        "hard_prune": hard_prune,
+        "distill_exits": distill_exits,
+    }
+    return PAPER.replace(epochs=epochs, max_sequences_per_batch=batch, tokens_per_batch=batch * 128)
+
+
+RECIPES: dict[str, TrainConfig] = {
+    "default": TrainConfig(),
+    "paper": PAPER,
+    "paper-ag_news": _paper(3, 1, 2, 2, batch=64),
+    "paper-yelp_polarity": _paper(3, 1, 2, 2, batch=64),
+    "paper-qqp": _paper(5, 2, 5, 5, batch=32),
+    "paper-mrpc": _paper(10, 10, 5, 5, batch=32),
+    "paper-rte": _paper(10, 10, 5, 5, batch=32),
+}
+"""Training settings by name; the papers' rows are Magic Pyramid's table of epochs (METHOD in docs/method.md)."""
+
+
+def find_preset(name: str) -> Preset:
+    """Look a method up.
+
+    Raises:
+        ConfigError: no such preset; the nearest name is offered.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def find_recipe(name: str) -> TrainConfig:
+    """Look a training recipe up.
+
+    Raises:
+        ConfigError: no such recipe; the nearest name is offered.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}; {nearest(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def apply_preset(config: ModelConfig, chosen: Preset) -> ModelConfig:
+    """The model config with the method's pruning and exits in place of its own."""
+    exits = chosen.exit
+    if exits is not None and config.problem_type == "regression":
+        exits = exits.replace(criterion="patience")
+    return config.replace(prune=chosen.prune, exit=exits, final_head=chosen.final_head)

@@ -1,0 +1,1 @@
+"""Which tokens a layer drops: a pruner turns attention mass into soft weights or a keep mask."""

@@ -1,0 +1,168 @@
+"""The model card: what a model folder is, how to use it, what was measured, and how."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.report.table import Row, markdown_length_table, markdown_table
+
+PROVENANCE = (
+    *("command", "commit", "machine", "threads", "dtype", "batch_size", "seed", "repeats"),
+    *("data", "split", "date"),
+)
+"""Order in which the known parts of a provenance are written; others follow."""
+MOST_LABELS = 20
+"""Label names written out; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardContent:
+    """What only the caller knows about a model."""
+
+    name: str
+    """Folder or hub name, as a user would pass it to `from_pretrained`."""
+    base_model: str | None = None
+    """Checkpoint the training began from."""
+    license: str | None = None
+    """Licence identifier of the weights, where known."""
+    datasets: tuple[str, ...] = ()
+    """Names of the data the model was trained on."""
+    languages: tuple[str, ...] = ()
+    """Language codes of the texts."""
+    is_pair: bool = False
+    """Whether an input is two texts."""
+    example: str = "A quiet, lovely film."
+    """Text of the usage example."""
+    rows: Sequence[Row] = ()
+    """Evaluation rows."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How the rows were measured: command, commit, machine, threads, dtype, batch_size, seed, repeats."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """How the exit threshold was chosen: exit_threshold, split, num_examples, drop."""
+    stages: Sequence[Mapping[str, Any]] = ()
+    """Training stages in order, each a row of named values."""
+    limitations: tuple[str, ...] = ()
+    """One sentence each."""
+    attribution: tuple[str, ...] = ()
+    """Sources and licences that must be named, one line each."""
+
+
+def model_card(config: ModelConfig, content: CardContent) -> str:
+    """The README.md of a model folder; sections without content are left out."""
+    sections = [
+        _front_matter(content),
+        f"# {content.name}\n\n{_what(config, content)}",
+        f"## Use\n\n{_usage(content)}",
+        _section("Measured", _measured(content)),
+        _section("Calibration", _calibration(content.calibration)),
+        _section("Training", _stages(content.stages)),
+        _section("Limitations", "\n".join(f"- {line}" for line in content.limitations)),
+        _section("Attribution", "\n".join(f"- {line}" for line in content.attribution)),
+    ]
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _front_matter(content: CardContent) -> str:
+    """YAML whose values are written as JSON, which YAML contains."""
+    fields: dict[str, Any] = {
+        "license": content.license,
+        "language": list(content.languages),
+        "library_name": "magic_pyramid",
+        "pipeline_tag": "text-classification",
+        "tags": ["text-classification", "token-pruning", "early-exit", "efficient-inference"],
+        "datasets": list(content.datasets),
+        "base_model": content.base_model,
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items() if value]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _what(config: ModelConfig, content: CardContent) -> str:
+    backbone = config.backbone
+    kind = {
+        "single_label": "one label", "multi_label": "any number of labels", "regression": "one number",
+    }[config.problem_type]  # fmt: skip
+    ways = []
+    if config.prune is not None:
+        ways.append("drops tokens that hardly any other token attends to")
+    if config.exit is not None and config.exit_layers:
+        ways.append(
+            f"may leave after any of {len(config.exit_layers)} of its layers, as soon as it is certain enough"
+        )
+    does = f" It {', and '.join(ways)}." if ways else ""
+    source = f" (from `{content.base_model}`)" if content.base_model else ""
+    shown = ", ".join(f"`{label}`" for label in config.labels[:MOST_LABELS])
+    rest = len(config.labels) - MOST_LABELS
+    more = f" and {rest} more" if rest > 0 else ""
+    texts = "two texts" if content.is_pair else "a text"
+    return (
+        f"A text classifier that gives {texts} {kind}: a {backbone.model_type} encoder of "
+        f"{backbone.num_hidden_layers} layers and width {backbone.hidden_size}{source}, "
+        f"inputs up to {config.max_length} tokens.{does}\n\nLabels: {shown}{more}."
+    )
+
+
+def _usage(content: CardContent) -> str:
+    example = json.dumps(content.example, ensure_ascii=False)
+    text = f"({example}, {example})" if content.is_pair else example
+    return (
+        "```python\n"
+        "from magic_pyramid import Classifier\n\n"
+        f"classifier = Classifier.from_pretrained({json.dumps(content.name)})\n"
+        f"answer = classifier.predict([{text}])\n"
+        "print(answer.labels[0], answer.probabilities[0].round(3))\n"
+        "print(answer.exit_layer[0], answer.num_tokens[0], answer.gflops[0])  # what it cost\n"
+        f"faster = classifier.predict([{text}], exit_threshold=0.5)  # larger leaves earlier\n"
+        "```\n\n"
+        "The folder also loads with `AutoModelForSequenceClassification` and "
+        '`pipeline("text-classification")` once `magic_pyramid` is imported.'
+    )
+
+
+def _measured(content: CardContent) -> str:
+    if not content.rows:
+        return ""
+    parts = [markdown_table(content.rows), markdown_length_table(content.rows)]
+    known = [key for key in PROVENANCE if key in content.provenance]
+    others = [key for key in content.provenance if key not in PROVENANCE]
+    lines = [f"- {key.replace('_', ' ')}: `{content.provenance[key]}`" for key in [*known, *others]]
+    if lines:
+        parts.append("How these numbers were made:\n\n" + "\n".join(lines))
+    return "\n\n".join(part.strip() for part in parts if part)
+
+
+def _calibration(calibration: Mapping[str, Any]) -> str:
+    if not calibration:
+        return ""
+    threshold = calibration.get("exit_threshold")
+    if threshold is None:
+        return "Exits are off by default: every layer runs."
+    sentence = f"The default exit threshold {threshold:g} was chosen"
+    if "split" in calibration:
+        sentence += f" on `{calibration['split']}`"
+    if "num_examples" in calibration:
+        sentence += f" ({calibration['num_examples']} rows)"
+    if "drop" in calibration:
+        sentence += f"; there it costs {calibration['drop']:.2f} points of accuracy against the dense model"
+    return sentence + "."
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
+    if not stages:
+        return ""
+    keys = list(dict.fromkeys(key for stage in stages for key in stage))
+    lines = [[key.replace("_", " ") for key in keys], ["---"] * len(keys)]
+    lines += [[_value(stage.get(key)) for key in keys] for stage in stages]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|")

@@ -1,0 +1,87 @@
+"""Follow one text through the model, layer by layer, for the pictures."""
+
+import torch
+from torch import Tensor
+
+from magic_pyramid.cost import CostModel
+from magic_pyramid.engine.interface import Setting
+from magic_pyramid.engine.torch_engine import TorchEngine
+from magic_pyramid.exiting.criteria import uncertainty
+from magic_pyramid.metrics import probabilities
+from magic_pyramid.model import EncoderState, PyramidModel
+from magic_pyramid.packing import pack_sequences
+from magic_pyramid.predictions import predictions_of
+from magic_pyramid.report.trace import Trace, TraceLayer
+from magic_pyramid.tokenization import EncodedTexts
+
+
+@torch.inference_mode()
+def trace_text(
+    model: PyramidModel, encoded: EncodedTexts, tokens: list[str], *, setting: Setting, with_attention: bool
+) -> Trace:
+    """The way of a single encoded text; where it leaves is the engine's own decision."""
+    config = model.config
+    output = TorchEngine(model).run(encoded, setting=setting)
+    answer = predictions_of(config, output, setting)
+    exit_layer = int(output.exit_layer[0])
+    state = model.begin(pack_sequences(encoded.token_ids, token_type_ids=encoded.token_type_ids))
+    layers = []
+    for layer in range(exit_layer + 1):
+        after = model.remove_tokens(state, layer, scale=setting.prune_scale)
+        layers.append(_layer(model, state, after, layer, setting, with_attention=with_attention))
+        state = after
+    return Trace(
+        tokens=tokens,
+        labels=config.labels,
+        problem_type=config.problem_type,
+        layers=tuple(layers),
+        exit_layer=exit_layer,
+        num_layers=config.backbone.num_hidden_layers,
+        exit_threshold=setting.exit_threshold,
+        probabilities=[float(p) for p in answer.probabilities[0]],
+        gflops=float(answer.gflops[0]),
+        dense_gflops=float(CostModel(config).dense_flops(output.num_tokens[:, 0])[0]) / 1e9,
+        prune_scale=setting.prune_scale,
+    )
+
+
+def _layer(
+    model: PyramidModel,
+    before: EncoderState,
+    after: EncoderState,
+    layer: int,
+    setting: Setting,
+    *,
+    with_attention: bool,
+) -> TraceLayer:
+    weights = model.block(layer).attention.weigh(before.hidden_states, before.layout, before.bias)
+    bar = None
+    if model.pruner is not None and model.pruner.prunes_at(layer, scale=setting.prune_scale):
+        bar = model.pruner.mass_threshold(layer, before.batch, before.input_lengths, scale=setting.prune_scale)
+    logits = _head_logits(model, after, layer) if setting.exit_threshold is not None else None
+    criterion = model.config.exit.criterion if model.config.exit else "entropy"
+    unsure = None
+    if logits is not None and criterion != "patience":
+        unsure = float(uncertainty(logits, problem_type=model.config.problem_type, criterion=criterion))
+    return TraceLayer(
+        index=layer,
+        arrived=before.batch.position_ids.tolist(),
+        kept=after.batch.position_ids.tolist(),
+        importance=weights.mass.tolist(),
+        token_threshold_mass=None if bar is None else float(bar[0]),
+        uncertainty=unsure,
+        probabilities=None
+        if logits is None
+        else [float(p) for p in probabilities(logits.float().numpy(), model.config.problem_type)[0]],
+        attention=weights.probs[0][0].mean(0).tolist() if with_attention else None,
+    )
+
+
+def _head_logits(model: PyramidModel, state: EncoderState, layer: int) -> Tensor | None:
+    if layer in model.config.exit_layers:
+        logits: Tensor = model.exit_head(layer)(state.hidden_states, state.batch)
+        return logits
+    if layer == model.config.backbone.num_hidden_layers - 1:
+        logits = model.final_head(state.hidden_states, state.batch)
+        return logits
+    return None

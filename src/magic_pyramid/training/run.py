@@ -1,0 +1,202 @@
+"""Run all stages in order, and go on where an earlier run was interrupted."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from magic_pyramid.config import STAGE_NAMES, TrainConfig
+from magic_pyramid.data import LabelledData
+from magic_pyramid.errors import ConfigError, InputError
+from magic_pyramid.model import PyramidModel
+from magic_pyramid.tokenization import EncodedTexts, TextEncoder
+from magic_pyramid.training.batches import TrainRows
+from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
+from magic_pyramid.training.processes import Processes, uses_cpu
+from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
+from magic_pyramid.training.stages import Stage, stages_of
+from magic_pyramid.training.validation import Validation, answer_all
+from magic_pyramid.training.workspace import Workspace
+
+CHECKPOINT_SECONDS = 120.0
+"""Time between two checkpoints of a running stage."""
+
+
+def train(
+    *,
+    model: PyramidModel,
+    encoder: TextEncoder,
+    data: LabelledData,
+    output: Path,
+    config: TrainConfig,
+    resume: bool = False,
+    on_event: OnEvent | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    device: str | None = None,
+) -> TrainReport:
+    """Train a model, in place, through the stages that its config asks for.
+
+    Saving the finished model is the caller's. Under ``torchrun`` every process calls this.
+
+    Args:
+        model: the encoder with its new heads.
+        encoder: its tokenizer.
+        data: labelled texts; without a `validation` split the last weights of each stage are kept.
+        output: folder in which the work folder ``.training`` lives.
+        config: how to train.
+        resume: go on in that work folder; what is finished is not repeated.
+        on_event: called as training goes, in the main process.
+        checkpoint_seconds: time between two checkpoints.
+        device: "cpu", or None for the best there is.
+
+    Raises:
+        ConfigError: the settings contradict each other, or the work folder holds another training.
+        InputError: there are no training rows.
+    """
+    processes = Processes.join(use_cpu=uses_cpu(device))
+    _check(config, data, processes)
+    train_split = data.splits["train"]
+    encoded = encoder.encode([example.inputs for example in train_split], max_length=model.config.max_length)
+    plan = _plan(model, config, data, encoded)
+    workspace = Workspace.open(output, plan=plan, resume=resume, processes=processes)
+    run = _Run(
+        model=model.to(processes.device),
+        config=config,
+        workspace=workspace,
+        rows=TrainRows(encoded, targets_of([example.label for example in train_split], model.config)),
+        validation=_validation(data, encoder, model, processes),
+        on_event=on_event or _ignore,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    return TrainReport(stages=tuple(run.stage(stage) for stage in stages_of(model.config, config)))
+
+
+class _Run:
+    """One call of ``train``: takes the model from stage to stage."""
+
+    def __init__(
+        self,
+        *,
+        model: PyramidModel,
+        config: TrainConfig,
+        workspace: Workspace,
+        rows: TrainRows,
+        validation: Validation | None,
+        on_event: OnEvent,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.model, self.config, self.workspace, self.rows = model, config, workspace, rows
+        self.validation, self.on_event, self.checkpoint_seconds = validation, on_event, checkpoint_seconds
+
+    def stage(self, stage: Stage) -> StageReport:
+        """Run a stage, or take over what an earlier run of it left."""
+        report = self.workspace.finished(stage.name)
+        if report is not None:
+            self.model.load_state_dict(self.workspace.weights(stage.name))
+            if self.workspace.processes.is_main:
+                self.on_event(TrainEvent(kind="stage_skipped", stage=stage.name, num_epochs=stage.epochs))
+            return report
+        if stage.distill_weight > 0 and self.rows.teacher_logits is None:
+            self.rows.teacher_logits = self._teacher_logits()
+        report = self._train(stage)
+        self.workspace.finish(report, self.model.state_dict())
+        return report
+
+    def _train(self, stage: Stage) -> StageReport:
+        # Importing the Trainer takes seconds, and only training needs it.
+        from magic_pyramid.training.trainer import StageTrainer, Surroundings, rank
+
+        folder = self.workspace.running(stage.name)
+        around = Surroundings(
+            folder=folder,
+            processes=self.workspace.processes,
+            on_event=self.on_event,
+            validation=self.validation,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+        objective = StageObjective(self.model, stage, distill_temperature=self.config.distill_temperature)
+        seed = self.config.seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage.name)
+        trainer = StageTrainer(objective, rows=self.rows, config=self.config, seed=seed, around=around)
+        log = trainer.run()
+        validation = [entry["validation"] for entry in log if "validation" in entry]
+        kept = validation[-1] if validation else None
+        if validation and stage.keeps == "best":
+            kept = max(reversed(validation), key=rank)
+            self.model.load_state_dict(load_file(folder / "best.safetensors"))
+        trainer.emit("stage_finished", validation=kept)
+        for group in GROUPS:
+            for parameter in self.model.parameter_group(group):
+                parameter.requires_grad_(True)
+        pruner = self.model.pruner
+        return StageReport(
+            name=stage.name,
+            seconds=trainer.seconds,
+            num_steps=trainer.num_steps,
+            losses=tuple(entry for entry in log if "loss" in entry),
+            validation=tuple(validation),
+            kept=kept,
+            token_thresholds=tuple(pruner.token_thresholds.tolist()) if pruner else None,
+        )
+
+    def _teacher_logits(self) -> Tensor:
+        """Logits of the fine-tuned model on the train rows, computed once."""
+        cached = self.workspace.cached("teacher")
+        if cached is None:
+            now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.model.load_state_dict(self.workspace.weights("finetune"))
+            answers = answer_all(
+                self.model,
+                self.rows.encoded,
+                masking="none",
+                exits=False,
+                processes=self.workspace.processes,
+            )
+            self.model.load_state_dict(now)
+            cached = {"logits": answers.logits}
+            self.workspace.cache("teacher", cached)
+        return cached["logits"]
+
+
+def _check(config: TrainConfig, data: LabelledData, processes: Processes) -> None:
+    if not data.splits.get("train"):
+        raise InputError(f"{data.name} has no training rows; give a train split")
+    if config.precision == "fp16" and processes.device.type == "cpu":
+        raise ConfigError("train.precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32'")
+
+
+def _validation(
+    data: LabelledData, encoder: TextEncoder, model: PyramidModel, processes: Processes
+) -> Validation | None:
+    split = data.splits.get("validation")
+    if not split:
+        return None
+    encoded = encoder.encode([example.inputs for example in split], max_length=model.config.max_length)
+    return Validation(encoded=encoded, labels=[example.label for example in split], processes=processes)
+
+
+def _plan(
+    model: PyramidModel, config: TrainConfig, data: LabelledData, encoded: EncodedTexts
+) -> Mapping[str, Any]:
+    """Everything that decides the result; resuming needs the same."""
+    return {
+        "model": model.config.to_dict(),
+        "train": config.to_dict(),
+        "data": {name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)},
+        "tokens": _digest(torch.tensor([token for ids in encoded.token_ids for token in ids])),
+        "encoder weights": _digest(*model.parameter_group("backbone")),
+    }
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _ignore(event: TrainEvent) -> None:
+    return None

@@ -1,0 +1,119 @@
+"""Direct passes in eval mode: the numbers of an epoch's end, and the teacher's logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magic_pyramid.exiting.losses import exit_distillation, task_loss
+from magic_pyramid.metrics import METRIC_NAMES, quality
+from magic_pyramid.model import Masking, PyramidModel
+from magic_pyramid.packing import pack_sequences
+from magic_pyramid.tokenization import EncodedTexts
+from magic_pyramid.training.batches import token_batches
+from magic_pyramid.training.objective import targets_of
+from magic_pyramid.training.processes import Processes
+from magic_pyramid.training.projection import projected_gflops
+from magic_pyramid.training.stages import Stage
+
+TOKENS_PER_BATCH = 4096
+SEQUENCES_PER_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """Every head's logits and the tokens alive, for every row; on the CPU."""
+
+    logits: Tensor
+    exit_logits: dict[int, Tensor]
+    num_tokens: Tensor
+
+
+@torch.no_grad()
+def answer_all(
+    model: PyramidModel, encoded: EncodedTexts, *, masking: Masking, exits: bool, processes: Processes
+) -> Answers:
+    """One forward pass over all rows, shared among the processes; the model comes back in its old mode."""
+    config, was_training = model.config, model.training
+    rows, lengths = len(encoded), np.asarray(encoded.lengths)
+    logits = torch.zeros(rows, config.num_labels, device=processes.device)
+    exit_logits = {layer: torch.zeros_like(logits) for layer in (config.exit_layers if exits else ())}
+    counts = torch.zeros(rows, config.backbone.num_hidden_layers, dtype=torch.int64, device=processes.device)
+    batches = token_batches(
+        lengths,
+        order=np.argsort(lengths, kind="stable"),
+        tokens_per_batch=TOKENS_PER_BATCH,
+        max_sequences_per_batch=SEQUENCES_PER_BATCH,
+    )
+    model.eval()
+    for batch in batches[processes.rank :: processes.world_size]:
+        chosen = encoded.select(batch.tolist())
+        packed = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids)
+        output = model(packed.to(processes.device), masking=masking, exits=exits)
+        places = torch.from_numpy(batch).to(processes.device)
+        logits[places] = output.logits.float()
+        counts[places] = output.num_tokens
+        for layer, values in output.exit_logits.items():
+            exit_logits[layer][places] = values.float()
+    model.train(was_training)
+    return Answers(
+        logits=processes.sum(logits).cpu(),
+        exit_logits={layer: processes.sum(values).cpu() for layer, values in exit_logits.items()},
+        num_tokens=processes.sum(counts).cpu(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The held-out rows, and how a stage is judged on them."""
+
+    encoded: EncodedTexts
+    labels: Sequence[Any]
+    """As the data have them."""
+    processes: Processes
+
+    def measure(self, model: PyramidModel, stage: Stage) -> dict[str, Any]:
+        """Numbers of this moment; ``score`` is what the best is chosen by (larger is better)."""
+        config = model.config
+        answers = answer_all(
+            model,
+            self.encoded,
+            masking=stage.validation_masking,
+            exits=stage.asks_exits,
+            processes=self.processes,
+        )
+        exit_quality = {
+            str(layer): quality(values.numpy(), self.labels, config.problem_type)
+            for layer, values in answers.exit_logits.items()
+        }
+        final_quality = quality(answers.logits.numpy(), self.labels, config.problem_type)
+        learns_exits_only = stage.trains == ("exit_heads",)
+        score = sum(exit_quality.values()) / len(exit_quality) if learns_exits_only else final_quality
+        num_tokens = np.concatenate(
+            [np.asarray(self.encoded.lengths)[:, None], answers.num_tokens.numpy()], axis=1
+        )
+        return {
+            "score": score,
+            "loss": self._exit_loss(answers, model) if learns_exits_only else self._loss(answers, model),
+            "metric": METRIC_NAMES[config.problem_type],
+            "quality": final_quality,
+            "exit_quality": exit_quality,
+            "kept_tokens": answers.num_tokens.double().mean(0).tolist(),
+            "gflops": projected_gflops(config, num_tokens),
+        }
+
+    def _loss(self, answers: Answers, model: PyramidModel) -> float:
+        targets = targets_of(self.labels, model.config)
+        return float(task_loss(answers.logits, targets, problem_type=model.config.problem_type))
+
+    def _exit_loss(self, answers: Answers, model: PyramidModel) -> float:
+        assert model.config.exit is not None
+        kl, problem = model.config.exit.kl, model.config.problem_type
+        losses = [
+            exit_distillation(logits, answers.logits, kl=kl, problem_type=problem)
+            for logits in answers.exit_logits.values()
+        ]
+        return float(torch.stack(losses).mean())
