@@ -16,9 +16,11 @@ ROWS = (
     ("layers", "pruning", "exiting", "cost"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),
-    ("calibration", "report"),
+    ("calibration", "evaluation", "report", "demo", "hub"),
+    ("predictions",),
+    ("tracing", "prediction_stream"),
     ("classifier",),
-    ("hub",),
+    ("fitting",),
     ("__init__", "cli"),
     ("__main__",),
 )

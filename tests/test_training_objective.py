@@ -64,7 +64,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
         objective = StageObjective(toy_model(), stage(name, train), distill_temperature=2.0)
         parts = terms(objective)
         whole = sum(weight * parts[part] for part, weight in weights.items())
-        torch.testing.assert_close(objective(inputs())["loss"], whole, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            objective(inputs())["loss"], whole, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", ["finetune", "soft_prune", "hard_prune", "distill_exits"])
@@ -87,13 +89,17 @@ def test_the_frozen_backbone_and_teacher_run_without_dropout():
 
 
 def test_a_learning_backbone_runs_with_dropout():
-    assert all(module.training for module in StageObjective(toy_model(), stage("soft_prune")).train().modules())
+    assert all(
+        module.training for module in StageObjective(toy_model(), stage("soft_prune")).train().modules()
+    )
 
 
 def test_a_frozen_backbone_builds_no_graph():
     objective = StageObjective(toy_model(), stage("distill_exits")).train()
     seen = []
-    objective.model.final_head.register_forward_hook(lambda *arguments: seen.append(arguments[2].requires_grad))
+    objective.model.final_head.register_forward_hook(
+        lambda *arguments: seen.append(arguments[2].requires_grad)
+    )
     objective(inputs())
     assert seen == [False]
 

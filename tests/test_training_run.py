@@ -17,14 +17,14 @@ SEVERAL = FAST.replace(
 )
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
 def kill_at(stage: str, step: int):
     def watch(event: TrainEvent) -> None:
         if event.kind == "step" and (event.stage, event.step) == (stage, step):
-            raise Killed
+            raise KilledError
 
     return watch
 
@@ -32,7 +32,9 @@ def kill_at(stage: str, step: int):
 def assert_same_weights(left, right):
     assert left.keys() == right.keys()
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            left[name], right[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def uninterrupted(tmp_path_factory):
 def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     tmp_path, uninterrupted, stage, checkpoint_seconds
 ):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_toy(
             toy_model(),
             tmp_path,
@@ -63,12 +65,15 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     first = next(event for event in events if event.kind == "stage_started")
     assert (first.stage, first.step) == (stage, 2 if checkpoint_seconds == 0 else 0)
     for ours, whole in zip(report.stages, uninterrupted[1].stages, strict=True):
-        assert (ours.kept["step"], ours.kept["loss"]) == (whole.kept["step"], pytest.approx(whole.kept["loss"]))
+        assert (ours.kept["step"], ours.kept["loss"]) == (
+            whole.kept["step"],
+            pytest.approx(whole.kept["loss"]),
+        )
         assert [entry["step"] for entry in ours.losses] == [entry["step"] for entry in whole.losses]
 
 
 def test_a_checkpoint_that_was_cut_short_is_ignored(tmp_path, uninterrupted):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_toy(
             toy_model(), tmp_path, config=SEVERAL, on_event=kill_at("finetune", 3), checkpoint_seconds=0.0
         )
@@ -79,7 +84,7 @@ def test_a_checkpoint_that_was_cut_short_is_ignored(tmp_path, uninterrupted):
 
 
 def test_the_teacher_is_asked_again_where_its_answers_were_lost(tmp_path, uninterrupted):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_toy(toy_model(), tmp_path, config=SEVERAL, on_event=kill_at("hard_prune", 1))
     (tmp_path / ".training" / "teacher.safetensors").unlink()
     model = toy_model()
@@ -148,7 +153,9 @@ def test_a_stage_starts_from_what_the_one_before_left(tmp_path, uninterrupted):
 
 def test_a_stage_leaves_only_its_result_behind(tmp_path):
     train_toy(toy_model(), tmp_path, config=FAST)
-    found = {path.relative_to(tmp_path / ".training").as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(tmp_path / ".training").as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
     expected = {f"{stage}/{name}" for stage in STAGE_NAMES for name in ("metrics.json", "model.safetensors")}
     assert found == {"plan.json", "teacher.safetensors", *expected}
 
@@ -218,7 +225,7 @@ def test_other_problems_run_all_stages(tmp_path, problem_type):
 
 
 def test_the_work_folder_holds_no_pickle_that_is_not_the_optimiser(tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_toy(toy_model(), tmp_path, on_event=kill_at("finetune", 3), checkpoint_seconds=0.0)
     checkpoint = next((tmp_path / ".training" / "finetune.running").glob("checkpoint-*"))
     assert {path.name for path in Path(checkpoint).iterdir()} == {

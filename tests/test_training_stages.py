@@ -34,7 +34,9 @@ def test_exits_without_a_layer_need_no_stage():
 
 
 def test_thresholds_learn_in_soft_prune_only():
-    assert [found.name for found in stages_of(PYRAMID, TRAIN) if "thresholds" in found.trains] == ["soft_prune"]
+    assert [found.name for found in stages_of(PYRAMID, TRAIN) if "thresholds" in found.trains] == [
+        "soft_prune"
+    ]
 
 
 def test_thresholds_given_by_hand_do_not_learn():

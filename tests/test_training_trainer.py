@@ -13,7 +13,7 @@ from magic_pyramid.training.batches import TrainRows
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes
 from magic_pyramid.training.trainer import StageTrainer, Surroundings, rank
-from training_toy import FAST, PYRAMID, STILL, LetterEncoder, toy_data, toy_model, train_toy, weights
+from training_toy import FAST, STILL, LetterEncoder, toy_data, toy_model, train_toy, weights
 
 
 def trainer_of(folder, *, stage="soft_prune", config=FAST, model=None, rows=16, on_event=lambda event: None):
@@ -109,7 +109,9 @@ def test_bf16_goes_through_all_stages_close_to_fp32(tmp_path):
 
 def test_thresholds_never_fall_below_zero(tmp_path):
     config = FAST.replace(learning_rate_thresholds=10.0)
-    trainer = trainer_of(tmp_path, config=config, model=toy_model(STILL.replace(prune=PruneConfig(penalty=0.0))))
+    trainer = trainer_of(
+        tmp_path, config=config, model=toy_model(STILL.replace(prune=PruneConfig(penalty=0.0)))
+    )
     with torch.no_grad():
         trainer.objective.model.pruner.delta.fill_(-1.0)
     trainer.run()
@@ -132,7 +134,10 @@ def test_threshold_gradients_are_clipped_apart_from_the_rest(tmp_path):
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
-    [("finetune", [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]), ("soft_prune", [1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])],
+    [
+        ("finetune", [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]),
+        ("soft_prune", [1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+    ],
 )
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_zero(tmp_path, stage, expected):
     config = FAST.replace(warmup=1 / 3, max_sequences_per_batch=3, learning_rate=1.0)
@@ -148,7 +153,9 @@ def test_a_loss_that_is_no_number_stops_training(tmp_path):
     model = toy_model()
     with torch.no_grad():
         model.final_head.output.bias.fill_(float("nan"))
-    with pytest.raises(ConfigError, match="the loss of finetune is not a number at step 1; lower train.learning_rate"):
+    with pytest.raises(
+        ConfigError, match=r"the loss of finetune is not a number at step 1; lower train\.learning_rate"
+    ):
         train_toy(model, tmp_path)
 
 

@@ -5,14 +5,14 @@ import importlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
 from magic_pyramid.data import Example, LabelledData
 from magic_pyramid.model import PyramidModel
-from magic_pyramid.tokenization import EncodedTexts
+from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training import TrainReport, train
 
 # The Trainer collects garbage at each start; what the imports left needs no look then.
@@ -54,7 +54,9 @@ class LetterEncoder:
     """Stands for a tokenizer: one token a letter."""
 
     def encode(self, examples: Sequence[str], *, max_length: int) -> EncodedTexts:
-        ids = [[1, *(3 + ALPHABET.index(letter) for letter in text)][: max_length - 1] + [2] for text in examples]
+        ids = [
+            [1, *(3 + ALPHABET.index(letter) for letter in text[: max_length - 2]), 2] for text in examples
+        ]
         return EncodedTexts(ids, [[0] * len(row) for row in ids])
 
 
@@ -84,9 +86,18 @@ def toy_model(config: ModelConfig = PYRAMID, *, seed: int = 0) -> PyramidModel:
     return PyramidModel(config)
 
 
-def train_toy(model: PyramidModel, output: Path, *, config: TrainConfig = FAST, **options: Any) -> TrainReport:
+def train_toy(
+    model: PyramidModel, output: Path, *, config: TrainConfig = FAST, **options: Any
+) -> TrainReport:
     options.setdefault("data", toy_data())
-    return train(model=model, encoder=LetterEncoder(), output=output, config=config, device="cpu", **options)
+    return train(
+        model=model,
+        encoder=cast(TextEncoder, LetterEncoder()),
+        output=output,
+        config=config,
+        device="cpu",
+        **options,
+    )
 
 
 def weights(model: PyramidModel) -> dict[str, torch.Tensor]:

@@ -8,12 +8,16 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from magic_pyramid.config import TrainConfig
+from magic_pyramid.training import TrainEvent
 from training_toy import STILL, toy_model, train_toy
 
 
 def work(output: Path, config: TrainConfig, *, resume: bool = False) -> None:
-    model, events = toy_model(STILL), []
-    report = train_toy(model, output, config=config, on_event=events.append, checkpoint_seconds=0.0, resume=resume)
+    model = toy_model(STILL)
+    events: list[TrainEvent] = []
+    report = train_toy(
+        model, output, config=config, on_event=events.append, checkpoint_seconds=0.0, resume=resume
+    )
     if os.environ.get("RANK", "0") == "0":
         told = [{"kind": event.kind, "kept": event.kept_tokens} for event in events]
         (output / "report.json").write_text(json.dumps({"report": report.to_dict(), "events": told}))

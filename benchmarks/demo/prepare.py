@@ -1,4 +1,4 @@
-"""Write the training data of the demo model: short sentences, windows of long reviews, and some whole reviews.
+"""Write the training data of the demo model: sentences, windows of long reviews, some whole reviews.
 
 Usage: python benchmarks/demo/prepare.py SENTENCES REVIEWS OUTPUT
 
@@ -44,7 +44,9 @@ def main(sentences: Path, reviews: Path, output: Path) -> None:
         with gzip.open(output / f"{split}.jsonl.gz", "wt", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps({"text": row["text"], "label": row["label"]}) + "\n")
-    (output / "labels.json").write_text((sentences / "labels.json").read_text(encoding="utf-8"), encoding="utf-8")
+    (output / "labels.json").write_text(
+        (sentences / "labels.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

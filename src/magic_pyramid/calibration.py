@@ -64,8 +64,8 @@ def calibrate(
 ) -> Calibration:
     """Search prune scale and exit threshold together.
 
-    For each scale the thresholds are walked from the safest up and the walk stops at the first that loses more
-    than ``max_drop`` points against the dense run, so that one lucky large threshold is not taken. The
+    For each scale the thresholds are walked from the safest up and the walk stops at the first that loses
+    more than ``max_drop`` points against the dense run, so that one lucky large threshold is not taken. The
     cheapest setting that passed wins. It is an empirical choice, without a guarantee for other texts.
 
     Args:
@@ -118,7 +118,9 @@ def _thresholds(config: ModelConfig) -> tuple[float | None, ...]:
 def _answers(model: PyramidModel, encoded: EncodedTexts, *, scale: float) -> _Cached:
     config = model.config
     layers = config.backbone.num_hidden_layers
-    heads = {layer: torch.zeros(len(encoded), config.num_labels) for layer in (*config.exit_layers, layers - 1)}
+    heads = {
+        layer: torch.zeros(len(encoded), config.num_labels) for layer in (*config.exit_layers, layers - 1)
+    }
     num_tokens = np.zeros((len(encoded), layers + 1), dtype=np.int64)
     device = next(model.parameters()).device
     for rows in plan_batches(encoded.lengths, tokens_per_batch=4096, batch_size=None):

@@ -1,5 +1,6 @@
 """What people hold: texts in, labels out, with a receipt for each text."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,6 +16,7 @@ from magic_pyramid.engine.interface import Setting, default_setting
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import InputError
 from magic_pyramid.evaluation import evaluate
+from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.predictions import Predictions, predictions_of
 from magic_pyramid.report.trace import Trace
@@ -36,7 +38,9 @@ CALIBRATED: Final = Calibrated()
 class Classifier:
     """A model, its tokenizer and its engine."""
 
-    def __init__(self, model: PyramidModel, encoder: TextEncoder, *, info: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: PyramidModel, encoder: TextEncoder, *, info: dict[str, Any] | None = None
+    ) -> None:
         self.model = model.eval()
         self.encoder = encoder
         self.info = info or {}
@@ -61,7 +65,7 @@ class Classifier:
     def setting(
         self,
         *,
-        exit_threshold: float | None | Calibrated = CALIBRATED,
+        exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
     ) -> Setting:
         """The speed knob of a call: as given, or as stored in the model.
@@ -82,7 +86,7 @@ class Classifier:
         self,
         texts: Iterable[Text],
         *,
-        exit_threshold: float | None | Calibrated = CALIBRATED,
+        exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         batch_size: int | None = None,
     ) -> Predictions:
@@ -108,7 +112,7 @@ class Classifier:
         self,
         text: Text,
         *,
-        exit_threshold: float | None | Calibrated = CALIBRATED,
+        exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         with_attention: bool = False,
     ) -> Trace:
@@ -127,7 +131,7 @@ class Classifier:
         self,
         examples: Sequence[Example],
         *,
-        exit_threshold: float | None | Calibrated = CALIBRATED,
+        exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         batch_size: int | None = 32,
         repeats: int = 5,
@@ -163,7 +167,9 @@ class Classifier:
         self.info["calibration"] = found.to_dict()
         return found
 
-    def save_pretrained(self, folder: str | Path, *, readme: str | None = None, storage: str = "fp32") -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, readme: str | None = None, storage: str = "fp32"
+    ) -> None:
         """Write the model folder, all of it or nothing.
 
         Args:
@@ -172,7 +178,12 @@ class Classifier:
             storage: "fp32", "fp16" or "int8"; it is fp32 again when loaded.
         """
         save_model(
-            self.model, folder, encoder=self.encoder, info=self.info, readme=readme, storage=storage  # type: ignore[arg-type]
+            self.model,
+            folder,
+            encoder=self.encoder,
+            info=self.info,
+            readme=readme,
+            storage=storage,  # type: ignore[arg-type]
         )
 
     def to_huggingface(self, folder: str | Path) -> None:
@@ -181,9 +192,9 @@ class Classifier:
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
         """Upload the model folder to the Hugging Face hub and give its address."""
-        from magic_pyramid.hub import upload
-
-        return upload(self, repo_id, private=private)
+        with tempfile.TemporaryDirectory() as name:
+            self.save_pretrained(name)
+            return upload(Path(name), repo_id, private=private)
 
     def _encode(self, texts: list[Text]) -> EncodedTexts:
         return self.encoder.encode(texts, max_length=self.config.max_length)
@@ -193,7 +204,9 @@ def _labels(examples: Sequence[Example]) -> list[int | float | tuple[int, ...]]:
     labels = [example.label for example in examples]
     missing = sum(label is None for label in labels)
     if not labels or missing:
-        raise InputError(f"{missing} of {len(labels)} examples have no label; give at least one, all labelled")
+        raise InputError(
+            f"{missing} of {len(labels)} examples have no label; give at least one, all labelled"
+        )
     return [label for label in labels if label is not None]
 
 
@@ -206,5 +219,3 @@ def use_threads(count: int) -> None:
     if count < 1:
         raise InputError(f"threads is {count}; give at least 1")
     torch.set_num_threads(count)
-
-

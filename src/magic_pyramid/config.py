@@ -224,7 +224,7 @@ class ExitConfig(Config):
     patience_tolerance: float = 0.05
     """Regression: two layers agree when their outputs differ by at most this (criterion `patience`)."""
     kl: Literal["forward", "reverse"] = "forward"
-    """Direction of the self-distillation loss: KL(teacher, exit), or the papers' printed KL(exit, teacher)."""
+    """Direction of the self-distillation loss: KL(teacher, exit), or, as the papers print it, its reverse."""
 
     def __post_init__(self) -> None:
         _choice("exit", "head", self.head, Literal["fastbert", "cls", "block"])
@@ -244,7 +244,8 @@ def check_exit_threshold(value: float) -> None:
     """Raise ConfigError unless the value can be an exit threshold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise ConfigError(
-            f"exit_threshold is {value!r}; it must lie in [0, 1] (larger leaves earlier) or be None (run every layer)"
+            f"exit_threshold is {value!r}; it must lie in [0, 1] (larger leaves earlier) "
+            "or be None (run every layer)"
         )
 
 
@@ -295,7 +296,8 @@ class ModelConfig(Config):
             return
         if self.problem_type == "regression":
             raise ConfigError(
-                f"exit.criterion is {self.exit.criterion!r}, which is not defined for regression; use 'patience'"
+                f"exit.criterion is {self.exit.criterion!r}, which is not defined for regression; "
+                "use 'patience'"
             )
         if self.problem_type == "multi_label" and self.exit.criterion == "margin":
             raise ConfigError(
@@ -329,7 +331,7 @@ class TrainConfig(Config):
     epochs: dict[str, float] = field(default_factory=_stage_epochs)
     """Epochs per stage; a stage with 0 epochs, or with nothing to train, is skipped."""
     min_steps: int = 300
-    """A small train split is repeated, up to 10 epochs, until a stage makes about this many steps; 0: never."""
+    """A small train split is repeated, up to 10 epochs, until a stage makes about so many steps; 0: never."""
     learning_rate: float | None = None
     """Peak learning rate of backbone and final head; None: 2e-5 at width 768, times (768 / width) squared."""
     learning_rate_exits: float = 2e-4
@@ -340,6 +342,8 @@ class TrainConfig(Config):
     """AdamW weight decay of matrices; biases, norms and thresholds have none."""
     warmup: float = 0.1
     """Share of the steps of `finetune` and `distill_exits` in which the learning rate rises."""
+    dropout: float | None = None
+    """Dropout in the encoder while training, in [0, 1); None: what the encoder was trained with."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm, thresholds apart from the rest."""
     tokens_per_batch: int = 2048
@@ -353,7 +357,7 @@ class TrainConfig(Config):
     distill_temperature: float = 2.0
     """Temperature of that KL."""
     joint_exits: float = 1.0
-    """Weight of the exit heads' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
+    """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
     max_drop: float = 0.5
     """Points of validation accuracy that the chosen exit threshold may cost."""
     validation_share: float = 0.1
@@ -374,6 +378,8 @@ class TrainConfig(Config):
         _within("train", "max_sequences_per_batch", self.max_sequences_per_batch, 1, 1_000_000)
         _within("train", "gradient_accumulation", self.gradient_accumulation, 1, 100_000)
         _within("train", "distill_weight", self.distill_weight, 0.0, 1.0)
+        if self.dropout is not None:
+            _within("train", "dropout", self.dropout, 0.0, 0.99)
         _within("train", "joint_exits", self.joint_exits, 0.0, 1000.0)
         _within("train", "validation_share", self.validation_share, 0.0, 0.9)
         _within("train", "max_drop", self.max_drop, 0.0, 100.0)

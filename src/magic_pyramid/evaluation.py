@@ -47,7 +47,8 @@ def evaluate(
         **_wall_clock(engine, encoded, setting=setting, batch_size=batch_size, repeats=repeats),
         **_depth_and_width(config, ours),
         "by_length": {
-            name: receipts.summary((lengths >= low) & (lengths <= high)) for name, (low, high) in BUCKETS.items()
+            name: receipts.summary((lengths >= low) & (lengths <= high))
+            for name, (low, high) in BUCKETS.items()
         },
         "metric": METRIC_NAMES[config.problem_type],
         "exit_threshold": setting.exit_threshold if config.exit else None,
@@ -112,7 +113,8 @@ def _depth_and_width(config: ModelConfig, output: EngineOutput) -> dict[str, Any
         "mean_kept_tokens": float((alive * ran).sum() / ran.sum()),
         "mean_input_tokens": float(output.num_tokens[:, 0].mean()),
         "kept_tokens_per_layer": [
-            float(alive[ran[:, layer], layer].mean()) if ran[:, layer].any() else None for layer in range(num_layers)
+            float(alive[ran[:, layer], layer].mean()) if ran[:, layer].any() else None
+            for layer in range(num_layers)
         ],
         "exit_distribution": np.bincount(output.exit_layer, minlength=num_layers).tolist(),
     }

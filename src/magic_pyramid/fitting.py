@@ -65,7 +65,7 @@ def fit(
     encoder = TextEncoder.from_pretrained(loaded.folder)
     changes = dict(model_changes or {})
     changes.setdefault("max_length", _default_length(loaded.model.config, encoder, data))
-    fresh = _model_config(loaded.model.config, encoder, data)
+    fresh = _model_config(loaded.model.config, encoder, data, dropout=config.dropout)
     model_config = _changed(apply_preset(fresh, chosen), changes)
     config = _enough_steps(config, num_rows=len(data.splits["train"]))
     started = datetime.now(UTC)
@@ -80,7 +80,9 @@ def fit(
         "base_model": Path(model).name,
         "data": data.name,
         "train_rows": len(data.splits["train"]),
-        "fingerprints": {name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)},
+        "fingerprints": {
+            name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)
+        },
         "commit": commit(),
         "machine": machine(),
         "threads": torch.get_num_threads(),
@@ -113,7 +115,9 @@ def _finish(
         datasets=(data.name,),
         is_pair=any(example.text_pair is not None for example in data.splits["train"][:10]),
         rows=rows,
-        provenance={key: provenance[key] for key in ("command", "commit", "machine", "threads", "dtype", "seed")},
+        provenance={
+            key: provenance[key] for key in ("command", "commit", "machine", "threads", "dtype", "seed")
+        },
         calibration=classifier.info["calibration"],
         stages=provenance["stages"],
     )
@@ -127,11 +131,15 @@ def _finish(
     }
 
 
-def _model_config(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> ModelConfig:
+def _model_config(
+    base: ModelConfig, encoder: TextEncoder, data: LabelledData, *, dropout: float | None
+) -> ModelConfig:
     """The encoder with the data's task on it; pruning and exits come from the preset."""
     backbone = base.backbone
     if backbone.sep_token_id is None and encoder.sep_token_id is not None:
         backbone = backbone.replace(sep_token_id=encoder.sep_token_id)
+    if dropout is not None:
+        backbone = backbone.replace(hidden_dropout=dropout, attention_dropout=dropout)
     return ModelConfig(
         backbone=backbone, labels=data.labels, problem_type=data.problem_type, max_length=base.max_length
     )
@@ -153,7 +161,9 @@ def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     for key, value in changes.items():
         owner, _, name = key.rpartition(".")
         if owner and owner not in ("prune", "exit", "backbone"):
-            raise ConfigError(f"there is no part {owner!r} of a model; {nearest(owner, ('prune', 'exit', 'backbone'))}")
+            raise ConfigError(
+                f"there is no part {owner!r} of a model; {nearest(owner, ('prune', 'exit', 'backbone'))}"
+            )
         part = nested[owner] if owner else nested
         if part is None:
             raise ConfigError(f"{key} is set, but this preset has no {owner}; choose a preset that has it")
@@ -165,16 +175,27 @@ def _enough_steps(config: TrainConfig, *, num_rows: int) -> TrainConfig:
     """Repeat a small train split until each stage makes about ``min_steps`` steps."""
     per_epoch = max(1.0, num_rows / config.max_sequences_per_batch / config.gradient_accumulation)
     epochs = {
-        name: max(config.epochs_of(name), round(config.min_steps / per_epoch)) if config.epochs_of(name) else 0.0
+        name: max(config.epochs_of(name), round(config.min_steps / per_epoch))
+        if config.epochs_of(name)
+        else 0.0
         for name in STAGE_NAMES
     }
-    return config.replace(epochs={name: min(value, max(10.0, config.epochs_of(name))) for name, value in epochs.items()})
+    return config.replace(
+        epochs={name: min(value, max(10.0, config.epochs_of(name))) for name, value in epochs.items()}
+    )
 
 
 def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
     kept = stage["kept"] or {}
-    numbers = {key: kept[key] for key in ("accuracy", "quality", "loss", "gflops", "kept_tokens") if key in kept}
-    return {"stage": stage["name"], "steps": stage["num_steps"], "seconds": round(stage["seconds"], 1), **numbers}
+    numbers = {
+        key: kept[key] for key in ("accuracy", "quality", "loss", "gflops", "kept_tokens") if key in kept
+    }
+    return {
+        "stage": stage["name"],
+        "steps": stage["num_steps"],
+        "seconds": round(stage["seconds"], 1),
+        **numbers,
+    }
 
 
 def machine() -> str:
@@ -195,8 +216,8 @@ def commit() -> str | None:
     """Commit of the source tree this library runs from; None when it is installed."""
     folder = Path(__file__).parent
     try:
-        found = subprocess.run(  # noqa: S603
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -1,10 +1,10 @@
 """The same folder in the ecosystem's own words: Auto classes, pipelines, Trainer, the hub."""
 
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -16,9 +16,6 @@ from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.exiting.losses import task_loss
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.packing import pack
-
-if TYPE_CHECKING:
-    from magic_pyramid.classifier import Classifier
 
 MODEL_TYPE = "magic_pyramid"
 
@@ -89,7 +86,7 @@ class MagicPyramidForSequenceClassification(PreTrainedModel):
         model.pyramid = loaded.model
         model.info = loaded.info
         dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
-        return model.to(dtype) if isinstance(dtype, torch.dtype) else model.eval()
+        return (model.to(dtype) if isinstance(dtype, torch.dtype) else model).eval()
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
         """Write our folder; tokenizer files that are there stay."""
@@ -107,13 +104,8 @@ def register() -> None:
     )
 
 
-def upload(classifier: "Classifier", repo_id: str, *, private: bool | None = None) -> str:
-    """Save a classifier to a temporary folder and upload that folder."""
-    from huggingface_hub import HfApi
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        classifier.save_pretrained(folder)
-        api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+def upload(folder: Path, repo_id: str, *, private: bool | None = None) -> str:
+    """Upload a model folder to the Hugging Face hub and give its address there."""
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder))

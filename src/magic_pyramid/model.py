@@ -66,7 +66,7 @@ class ModelOutput:
     num_tokens: Int64[Tensor, "seqs layers"]
     """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
     penalty: Float[Tensor, " seqs"]
-    """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless masking is soft."""
+    """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless soft."""
 
 
 class PyramidModel(nn.Module):
@@ -84,7 +84,9 @@ class PyramidModel(nn.Module):
         self.layers = nn.ModuleList(Block(backbone) for _ in range(backbone.num_hidden_layers))
         self.pruner = ThresholdPruner(config, config.prune) if config.prune else None
         self.exit_heads = nn.ModuleDict(
-            {str(layer): build_head(config, config.exit.head) for layer in config.exit_layers} if config.exit else {}
+            {str(layer): build_head(config, config.exit.head) for layer in config.exit_layers}
+            if config.exit
+            else {}
         )
         self.final_head = build_head(config, config.final_head)
         init_weights(self)
@@ -184,7 +186,7 @@ class PyramidModel(nn.Module):
         return replace(state, layout=layout, bias=self._bias(state.batch, layout))
 
     def configure(self, config: ModelConfig) -> None:
-        """Take over run-time settings, such as a new exit threshold; the parts of the model stay as they are."""
+        """Take over run-time settings, such as a new exit threshold; the parts of the model stay."""
         self.config = config
         if self.pruner is not None and config.prune is not None:
             self.pruner.config = config.prune
@@ -206,7 +208,9 @@ class PyramidModel(nn.Module):
             "exit_heads": [self.exit_heads],
             "thresholds": [self.pruner] if self.pruner else [],
         }
-        owned = {key: [p for module in modules for p in module.parameters()] for key, modules in owners.items()}
+        owned = {
+            key: [p for module in modules for p in module.parameters()] for key, modules in owners.items()
+        }
         elsewhere = {id(p) for group in owned.values() for p in group}
         owned["backbone"] = [p for p in self.parameters() if id(p) not in elsewhere]
         return owned[name]
@@ -228,7 +232,10 @@ class PyramidModel(nn.Module):
         totals = torch.zeros(
             state.batch.num_sequences, device=state.soft_mask.device, dtype=state.soft_mask.dtype
         ).index_add(0, state.batch.sequence_of_token, state.soft_mask)
-        widths = {"valid": state.input_lengths, "padded": state.input_lengths.max().expand_as(state.input_lengths)}
+        widths = {
+            "valid": state.input_lengths,
+            "padded": state.input_lengths.max().expand_as(state.input_lengths),
+        }
         return totals / widths[self.pruner.config.penalty_norm]
 
 

@@ -20,7 +20,9 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "bert": Preset(summary="the plain fine-tuned encoder"),
     "ltp": Preset(summary="learned token pruning (KDD 2022)", prune=PruneConfig()),
-    "fastbert": Preset(summary="self-distilled early exits (ACL 2020)", exit=ExitConfig(), final_head="fastbert"),
+    "fastbert": Preset(
+        summary="self-distilled early exits (ACL 2020)", exit=ExitConfig(), final_head="fastbert"
+    ),
     "magic_pyramid": Preset(
         summary="token pruning and early exits (2021)", prune=PruneConfig(), exit=ExitConfig()
     ),
@@ -38,7 +40,9 @@ PAPER = TrainConfig(
 """What the papers share: one learning rate, labels only while pruning, exits on a frozen backbone."""
 
 
-def _paper(finetune: float, soft_prune: float, hard_prune: float, distill_exits: float, batch: int) -> TrainConfig:
+def _paper(
+    finetune: float, soft_prune: float, hard_prune: float, distill_exits: float, batch: int
+) -> TrainConfig:
     epochs = {
         "finetune": finetune,
         "soft_prune": soft_prune,
@@ -57,7 +61,7 @@ RECIPES: dict[str, TrainConfig] = {
     "paper-mrpc": _paper(10, 10, 5, 5, batch=32),
     "paper-rte": _paper(10, 10, 5, 5, batch=32),
 }
-"""Training settings by name; the papers' rows are Magic Pyramid's table of epochs (METHOD in docs/method.md)."""
+"""Training settings by name; the papers' rows have Magic Pyramid's epochs (docs/method.md)."""
 
 
 def find_preset(name: str) -> Preset:

@@ -57,7 +57,9 @@ def _layer(
     weights = model.block(layer).attention.weigh(before.hidden_states, before.layout, before.bias)
     bar = None
     if model.pruner is not None and model.pruner.prunes_at(layer, scale=setting.prune_scale):
-        bar = model.pruner.mass_threshold(layer, before.batch, before.input_lengths, scale=setting.prune_scale)
+        bar = model.pruner.mass_threshold(
+            layer, before.batch, before.input_lengths, scale=setting.prune_scale
+        )
     logits = _head_logits(model, after, layer) if setting.exit_threshold is not None else None
     criterion = model.config.exit.criterion if model.config.exit else "entropy"
     unsure = None
@@ -79,9 +81,10 @@ def _layer(
 
 def _head_logits(model: PyramidModel, state: EncoderState, layer: int) -> Tensor | None:
     if layer in model.config.exit_layers:
-        logits: Tensor = model.exit_head(layer)(state.hidden_states, state.batch)
-        return logits
-    if layer == model.config.backbone.num_hidden_layers - 1:
-        logits = model.final_head(state.hidden_states, state.batch)
-        return logits
-    return None
+        head = model.exit_head(layer)
+    elif layer == model.config.backbone.num_hidden_layers - 1:
+        head = model.final_head
+    else:
+        return None
+    logits: Tensor = head(state.hidden_states, state.batch)
+    return logits

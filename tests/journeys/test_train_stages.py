@@ -5,12 +5,12 @@ from training_toy import BACKBONE, FAST, PYRAMID, toy_data, toy_model, train_toy
 
 
 def test_the_pyramid_learns_its_task_with_fewer_tokens(tmp_path, capfd):
-    config = FAST.replace(epochs={"finetune": 16, "soft_prune": 4, "hard_prune": 2, "distill_exits": 8})
+    config = FAST.replace(epochs={"finetune": 10, "soft_prune": 3, "hard_prune": 2, "distill_exits": 2})
     still = BACKBONE.replace(hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
     model = toy_model(PYRAMID.replace(backbone=still))
     with show_progress() as on_event:
         report = train_toy(
-            model, tmp_path, config=config, data=toy_data(train=160, validation=40), on_event=on_event
+            model, tmp_path, config=config, data=toy_data(train=128, validation=40), on_event=on_event
         )
     finetune, soft, hard, exits = report.stages
     assert finetune.losses[-1]["loss"] < finetune.losses[0]["loss"] / 2

@@ -1,38 +1,40 @@
 """The verbs, put together; each is imported with nothing heavier than typer."""
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from magic_pyramid.cli.demo import demo
-from magic_pyramid.cli.evaluate import evaluate
-from magic_pyramid.cli.explain import explain
-from magic_pyramid.cli.info import info
-from magic_pyramid.cli.predict import predict
-from magic_pyramid.cli.train import train
+from magic_pyramid.cli import demo, evaluate, explain, info, predict, train
 from magic_pyramid.errors import ConfigError, nearest
 
 PROGRAM = "magic-pyramid"
-VERBS = (demo, train, evaluate, predict, explain, info)
 
-_HELP = """Text classifiers that drop tokens, leave early, and say what each answer cost.
+_VERBS: dict[Callable[..., None], tuple[str, ...]] = {
+    demo.demo: demo.EXAMPLES,
+    train.train: train.EXAMPLES,
+    evaluate.evaluate: evaluate.EXAMPLES,
+    predict.predict: predict.EXAMPLES,
+    explain.explain: explain.EXAMPLES,
+    info.info: info.EXAMPLES,
+}
+"""The verbs in the order of the help, with their examples."""
+_EXAMPLES = (
+    "magic-pyramid demo",
+    'magic-pyramid predict demo "A quiet, lovely film."',
+    'magic-pyramid explain demo "A quiet, lovely film." --html pyramid.html',
+    "magic-pyramid train --model encoder/ --data reviews/ --output runs/reviews",
+    "magic-pyramid evaluate runs/reviews --data reviews/ --json",
+    "magic-pyramid predict runs/reviews --input new.csv --output new_answers.csv",
+)
+_ABOUT = """Text classifiers that drop tokens, leave early, and say what each answer cost.
 
-Wherever a command takes a model, the word demo means the packaged one.
-
-\b
-Examples:
-  magic-pyramid demo
-  magic-pyramid predict demo "A quiet, lovely film."
-  magic-pyramid explain demo "A quiet, lovely film." --html pyramid.html
-  magic-pyramid train --model google-bert/bert-base-uncased --data reviews/ --output runs/reviews
-  magic-pyramid evaluate runs/reviews --data reviews/ --split test --json
-  magic-pyramid predict runs/reviews --input new.csv --output answers.csv
-
-Results go to stdout; progress and messages to stderr. Exit codes: 0 done, 1 some rows were bad or
-something unforeseen, 2 a wrong command line or unusable data, 3 an unusable model, 130 interrupted.
-"""
+Wherever a command takes a model, the word demo means the packaged one. Results go to stdout; progress and
+messages to stderr. Exit codes: 0 done; 1 some rows were bad, or something unforeseen; 2 a wrong command line
+or unusable data; 3 an unusable model; 130 interrupted."""
 
 
 class VerbGroup(TyperGroup):
@@ -52,16 +54,23 @@ def build() -> Any:
     app = typer.Typer(
         name=PROGRAM,
         cls=VerbGroup,
-        help=_HELP,
+        help=_with_examples(_ABOUT, _EXAMPLES),
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="rich",
     )
-    app.callback(help=_HELP)(_root)
-    for verb in VERBS:
-        app.command(context_settings={"help_option_names": ["-h", "--help"]})(verb)
+    app.callback(help=_with_examples(_ABOUT, _EXAMPLES))(_root)
+    for verb, examples in _VERBS.items():
+        about = _with_examples(inspect.getdoc(verb) or "", examples)
+        app.command(help=about, context_settings={"help_option_names": ["-h", "--help"]})(verb)
     return typer.main.get_command(app)
+
+
+def _with_examples(about: str, examples: tuple[str, ...]) -> str:
+    """Help text; the sign before the examples keeps their lines apart."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in about.split("\n\n")]
+    return "\n\n".join([*paragraphs, "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])])
 
 
 def _show_version(wanted: bool) -> None:

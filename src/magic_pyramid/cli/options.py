@@ -152,9 +152,7 @@ def read_labels(text: str | None) -> list[str] | None:
     try:
         return [str(name) for name in json.loads(text)]
     except ValueError:
-        raise ConfigError(
-            f'--labels is {text!r}, which is no JSON list; write a,b or ["a", "b"]'
-        ) from None
+        raise ConfigError(f'--labels is {text!r}, which is no JSON list; write a,b or ["a", "b"]') from None
 
 
 def choose_device(name: str) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 
 def print_json(data: Any) -> None:
@@ -14,8 +14,8 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(plain(data), indent=2, allow_nan=False) + "\n")
 
 
-def show(*parts: RenderableType) -> None:
-    """Tables and pictures for people, fitted to the terminal."""
+def show(*parts: Any) -> None:
+    """Print what rich can draw, fitted to the terminal."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     for part in parts:
         console.print(part)

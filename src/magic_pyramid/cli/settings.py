@@ -1,9 +1,10 @@
 """Training settings from the command line: a recipe, what overrides it, and the fields of the model."""
 
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from magic_pyramid.config import (
     STAGE_NAMES,
@@ -40,7 +41,7 @@ def settable_fields() -> dict[str, str]:
     return {
         f"{part}.{name}": doc
         for part, config in _PARTS.items()
-        for name, doc in field_docs(config).items()
+        for name, doc in field_docs(cast("Any", config)).items()
         if part != "model" or name in _MODEL_FIELDS
     }
 
@@ -73,10 +74,13 @@ def read_settings(
     fields = {part: _fields_of(part, values) for part in _PARTS}
     _check_types(fields)
     _check_parts(chosen, fields, preset)
-    changes = {**fields["train"], **{name: value for name, value in train_options.items() if value is not None}}
-    named_epochs = changes.get("epochs", {})
-    changes["epochs"] = {**base.epochs, **named_epochs, **read_epochs(epochs)}
-    model_changes = {f"{part}.{name}": value for part in ("prune", "exit") for name, value in fields[part].items()}
+    given = {name: value for name, value in train_options.items() if value is not None}
+    changes = {**fields["train"], **given}
+    if epochs is not None:
+        # Whoever says how many epochs means just as many.
+        changes.setdefault("min_steps", 0)
+    changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **read_epochs(epochs)}
+    model_changes = {key: value for key, value in values.items() if key.startswith(("prune.", "exit."))}
     model_changes |= fields["model"]
     if max_length is not None:
         model_changes["max_length"] = max_length
@@ -128,10 +132,13 @@ def _fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_types(fields: Mapping[str, Mapping[str, Any]]) -> None:
-    import typing
-
+    if not any(fields.values()):
+        return
+    # Imported late: it brings torch along, and most command lines set nothing here.
     from magic_pyramid.checkpoint.typed import type_problems
 
+    if not isinstance(fields["train"].get("epochs", {}), Mapping):
+        raise ConfigError('--set train.epochs wants an object such as {"finetune": 3}; or use --epochs')
     problems = [
         problem
         for part, values in fields.items()

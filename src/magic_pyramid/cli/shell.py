@@ -136,5 +136,3 @@ def _own_log() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-
-

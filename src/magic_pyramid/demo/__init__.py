@@ -31,7 +31,10 @@ def demo_model_path() -> Path:
 
 def demo_data() -> dict[str, list[Example]]:
     """The packaged test texts with their labels, by the name of the set they come from."""
-    return {path.name: load_data(path, split="test").splits["test"] for path in sorted((_FOLDER / "data").iterdir())}
+    return {
+        path.name: load_data(path, split="test").splits["test"]
+        for path in sorted((_FOLDER / "data").iterdir())
+    }
 
 
 def demo_rows(classifier: Evaluates, examples: Sequence[Example], *, repeats: int = 5) -> dict[str, Any]:

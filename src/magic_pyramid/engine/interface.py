@@ -23,8 +23,11 @@ class Setting:
     def __post_init__(self) -> None:
         if self.exit_threshold is not None:
             check_exit_threshold(self.exit_threshold)
-        if not 0.0 <= self.prune_scale < float("inf"):
-            raise ConfigError(f"prune_scale is {self.prune_scale!r}; it must be a number >= 0 (1 = as trained)")
+        is_number = isinstance(self.prune_scale, int | float) and not isinstance(self.prune_scale, bool)
+        if not is_number or not 0.0 <= self.prune_scale < float("inf"):
+            raise ConfigError(
+                f"prune_scale is {self.prune_scale!r}; it must be a number >= 0 (1 = as trained)"
+            )
 
 
 DENSE = Setting(prune_scale=0.0)

@@ -51,7 +51,9 @@ class TorchEngine:
             exit_layer=np.zeros(len(encoded), dtype=np.int64),
             num_tokens=np.zeros((len(encoded), config.backbone.num_hidden_layers + 1), dtype=np.int64),
         )
-        for rows in plan_batches(encoded.lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size):
+        for rows in plan_batches(
+            encoded.lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size
+        ):
             chosen = encoded.select(rows)
             answers = self.answer(
                 pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids), setting=setting

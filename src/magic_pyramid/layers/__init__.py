@@ -1,1 +1,1 @@
-"""Bricks of the encoder on packed hidden states ``[tokens, hidden]``: they know nothing of pruning or exits."""
+"""Bricks of the encoder on packed hidden states ``[tokens, hidden]``: no pruning, no exits."""

@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
     def _heads(self, qkv: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
         seqs, length = group.rows.shape
-        split = qkv[group.rows.flatten()].view(seqs, length, 3, self.num_heads, -1)
+        split = qkv.index_select(0, group.rows.flatten()).view(seqs, length, 3, self.num_heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
@@ -130,11 +130,10 @@ def _key_bias(group: Group, bias: Tensor | None, like: Tensor) -> Tensor | None:
 
 def _mass(probs: Tensor, group: Group) -> Tensor:
     if group.valid is None:
-        return (probs.sum(dim=2).mean(dim=1)).flatten()
+        return probs.sum(dim=2).mean(dim=1).flatten()
     by_real_queries = torch.einsum("shqk,sq->sk", probs, group.valid.to(probs.dtype)) / probs.shape[1]
-    return by_real_queries[group.valid]
+    return group.tokens_of(by_real_queries)
 
 
 def _flatten(attended: Float[Tensor, "seqs heads length head_size"], group: Group) -> Tensor:
-    rows = attended.transpose(1, 2).flatten(2)
-    return rows.flatten(0, 1) if group.valid is None else rows[group.valid]
+    return group.tokens_of(attended.transpose(1, 2).flatten(2))

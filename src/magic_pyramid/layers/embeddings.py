@@ -26,7 +26,9 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, "tokens hidden"]:
         """Hidden states on entry to the first layer."""
-        embedded: Tensor = self.token(batch.token_ids) + self.position(batch.position_ids + self.position_offset)
+        embedded: Tensor = self.token(batch.token_ids) + self.position(
+            batch.position_ids + self.position_offset
+        )
         if hasattr(self, "token_type"):
             embedded = embedded + self.token_type(batch.token_type_ids)
         hidden: Tensor = self.dropout(self.norm(embedded))

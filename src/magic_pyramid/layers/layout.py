@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from magic_pyramid.packing import PackedBatch
@@ -22,10 +22,14 @@ class Group:
     """Packed row of each token; padding points at row 0."""
     valid: Bool[Tensor, "seqs length"] | None
     """Which entries are tokens; None when all are."""
+    entries: Int64[Tensor, " tokens"] | None
+    """Places of the tokens among the group's entries; None when all are tokens."""
 
-    def flat_rows(self) -> Int64[Tensor, " tokens"]:
-        """Packed rows of the group's tokens, sequence after sequence."""
-        return self.rows.flatten() if self.valid is None else self.rows[self.valid]
+    def tokens_of(self, values: Shaped[Tensor, "seqs length ..."]) -> Shaped[Tensor, "tokens ..."]:
+        """Values of the group's tokens, sequence after sequence, without padding."""
+        flat = values.flatten(0, 1)
+        # index_select and not a mask: its gradient is many times cheaper on a CPU.
+        return flat if self.entries is None else flat.index_select(0, self.entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +43,7 @@ class Layout:
     def to_packed(self, parts: list[Tensor]) -> Tensor:
         """Per-token results of the groups, joined in packed order."""
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return joined if self.inverse is None else joined[self.inverse]
+        return joined if self.inverse is None else joined.index_select(0, self.inverse)
 
 
 def plan_layout(batch: PackedBatch) -> Layout:
@@ -47,13 +51,11 @@ def plan_layout(batch: PackedBatch) -> Layout:
     lengths = batch.lengths.tolist()
     starts = batch.cu_seqlens.tolist()
     device = batch.cu_seqlens.device
-    if device.type == "cpu":
-        members = _similar_lengths(lengths)
-    else:
-        members = [list(range(len(lengths)))]
+    is_cpu = device.type == "cpu"
+    members = _similar_lengths(lengths) if is_cpu else [list(range(len(lengths)))]
     groups = tuple(_group([starts[i] for i in rows], [lengths[i] for i in rows], device) for rows in members)
     is_packed_order = [i for rows in members for i in rows] == list(range(len(lengths)))
-    inverse = None if is_packed_order else _inverse(torch.cat([group.flat_rows() for group in groups]))
+    inverse = None if is_packed_order else _inverse(torch.cat([group.tokens_of(group.rows) for group in groups]))
     return Layout(groups=groups, inverse=inverse)
 
 
@@ -77,9 +79,10 @@ def _group(starts: list[int], lengths: list[int], device: torch.device) -> Group
     steps = torch.arange(width, device=device)
     rows = torch.tensor(starts, device=device)[:, None] + steps
     if min(lengths) == width:
-        return Group(rows=rows, valid=None)
+        return Group(rows=rows, valid=None, entries=None)
     valid = steps < torch.tensor(lengths, device=device)[:, None]
-    return Group(rows=rows.masked_fill(~valid, 0), valid=valid)
+    entries = valid.flatten().nonzero().flatten()
+    return Group(rows=rows.masked_fill(~valid, 0), valid=valid, entries=entries)
 
 
 def _inverse(order: Int64[Tensor, " tokens"]) -> Int64[Tensor, " tokens"]:

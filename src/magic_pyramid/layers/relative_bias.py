@@ -28,7 +28,7 @@ class RelativeBias(nn.Embedding):
 
 
 def bucket(distance: Int64[Tensor, "..."], *, num_buckets: int) -> Int64[Tensor, "..."]:
-    """Bucket of key position minus query position: exact when near, logarithmic when far; sign in the half."""
+    """Bucket of key position minus query position: exact when near, logarithmic when far."""
     half = num_buckets // 2
     exact = half // 2
     far = distance.abs()

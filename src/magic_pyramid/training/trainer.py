@@ -278,6 +278,8 @@ class StageTrainer(Trainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.around.processes.is_main:
+            return
         folder = Path(output_dir) if output_dir else self.around.folder
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(folder / "model.safetensors", self.objective.model.state_dict())

@@ -1,0 +1,131 @@
+"""`magic-pyramid evaluate`: accuracy, FLOPs and wall-clock on labelled texts, against the dense twin."""
+
+from typing import Annotated, Any
+
+import typer
+
+from magic_pyramid.cli.options import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LabelColumn,
+    ModelArgument,
+    PairColumn,
+    ScaleOption,
+    TextColumn,
+    ThreadsOption,
+    ThresholdOption,
+    WhereOption,
+    choose_device,
+    columns_of,
+    knobs,
+    read_batch_size,
+    read_pairs,
+)
+from magic_pyramid.cli.output import print_json, say, show
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.data import Columns, LabelledData, load_data
+from magic_pyramid.errors import InputError
+
+EXAMPLES = (
+    "magic-pyramid evaluate runs/reviews --data reviews/ --split test",
+    "magic-pyramid evaluate demo --data my_reviews.csv --exit-threshold 0.3 --json",
+)
+"""Shown by ``--help``."""
+
+
+def evaluate(
+    model: ModelArgument,
+    data: DataOption,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    exit_threshold: ThresholdOption = None,
+    prune_scale: ScaleOption = None,
+    batch_size: BatchOption = "32",
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=0, help="Timed runs of each side, alternating; 0 times nothing.")
+    ] = 5,
+    max_rows: Annotated[
+        int | None,
+        typer.Option("--max-rows", min=1, help="Evaluate at most so many rows, labels in proportion."),
+    ] = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    where: WhereOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model on labelled texts, next to the same weights with pruning and exits off."""
+    given = knobs(exit_threshold, prune_scale)
+    size, conditions = read_batch_size(batch_size), read_pairs(where, option="--where")
+    columns = columns_of(text_column, text_pair_column, label_column)
+    from magic_pyramid.classifier import Classifier, use_threads
+
+    if threads is not None:
+        use_threads(threads)
+    classifier = Classifier.from_pretrained(model, device=choose_device(device))
+    labelled = load_for(classifier.config, data, model=model, split=split, columns=columns, where=conditions)
+    # One split was asked for, and it may go by another name here ("dev").
+    (found, examples), *_ = labelled.splits.items()
+    if max_rows is not None:
+        from magic_pyramid.data.sampling import subset
+
+        examples = subset(examples, rows=max(max_rows, 1), seed=0)
+    say(f"{labelled.name}, {found}: {len(examples):,} texts")
+    row = {
+        "model": model,
+        "data": labelled.name,
+        "split": found,
+        **classifier.evaluate(examples, batch_size=size, repeats=repeats, **given),
+    }
+    if as_json:
+        print_json(row)
+        return
+    from magic_pyramid.report.table import evaluation_renderable
+
+    show(evaluation_renderable([row], title=f"{model} on {labelled.name}, {found}"))
+
+
+def load_for(
+    config: ModelConfig,
+    data: str,
+    *,
+    model: str,
+    split: str,
+    columns: Columns,
+    where: dict[str, str],
+) -> LabelledData:
+    """One split of the data, its labels numbered as the model numbers them.
+
+    Raises:
+        InputError: the data cannot be used, has no such split, or has other labels than the model.
+    """
+    wanted: dict[str, Any] = {"columns": columns, "where": where, "split": split}
+    try:
+        return load_data(data, labels=config.labels, problem_type=config.problem_type, **wanted)
+    except InputError as error:
+        strangers = _unknown_labels(config, data, wanted)
+        if not strangers:
+            raise
+        raise InputError(
+            f"the labels of {data} are not those of the model {model}: the data has {_named(strangers)}; "
+            f"the model knows {_named(config.labels)}; use data with the model's labels, "
+            "or name another --label-column"
+        ) from error
+
+
+def _unknown_labels(config: ModelConfig, data: str, wanted: dict[str, Any]) -> tuple[str, ...]:
+    """Labels of the data, in case the model does not know all of them; otherwise nothing."""
+    try:
+        found = load_data(data, problem_type=config.problem_type, **wanted).labels
+    except InputError:
+        return ()
+    return () if set(found) <= set(config.labels) else found
+
+
+def _named(labels: tuple[str, ...]) -> str:
+    most = 12
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(map(repr, labels[:most])) + more
