@@ -4,56 +4,64 @@ import math
 
 import torch
 
-from magic_pyramid.model import PyramidModel
+from magic_pyramid.layers.relative_bias import bucket
+from magic_pyramid.packing import pack_sequences
 
 
-def run(model, token_ids, *, prunes=True, exit_threshold=None, scale=1.0):
+@torch.no_grad()
+def run(model, token_ids, *, exit_threshold=None, scale=1.0):
     """Give ``(logits, exit_layer, positions alive after each layer that ran)`` for one list of token ids."""
-    assert isinstance(model, PyramidModel)
-    config, backbone = model.config, model.config.backbone
-    alive = list(range(len(token_ids)))
-    x = [embed(model, token, position) for position, token in enumerate(token_ids)]
-    history = []
+    config, heads = model.config, model.config.backbone.num_attention_heads
+    alive, history = list(range(len(token_ids))), []
+    x = [embed(model.embeddings, token, position) for position, token in enumerate(token_ids)]
     for index, block in enumerate(model.layers):
-        queries, keys, values = (
-            [torch.nn.functional.linear(t, w, b) for t in x]
-            for w, b in zip(block.attention.qkv.weight.chunk(3), block.attention.qkv.bias.chunk(3), strict=True)
-        )
-        size = backbone.hidden_size // backbone.num_attention_heads
-        context, mass = [torch.zeros(backbone.hidden_size) for _ in x], [0.0] * len(x)
-        for head in range(backbone.num_attention_heads):
-            part = slice(head * size, (head + 1) * size)
-            for q in range(len(x)):
-                scores = torch.stack([queries[q][part] @ keys[k][part] / math.sqrt(size) for k in range(len(x))])
-                probs = scores.softmax(0)
-                for k in range(len(x)):
-                    context[q][part] += probs[k] * values[k][part]
-                    mass[k] += float(probs[k]) / backbone.num_attention_heads
-        keep = list(range(len(x)))
-        if prunes and model.pruner is not None and float(model.pruner.token_thresholds[index]) * scale > 0:
-            divisor = {"kept": len(x), "input": len(token_ids), "fixed": config.prune.fixed_length}
-            bar = max(1e-5, float(model.pruner.token_thresholds[index]) * scale)
-            keep = [i for i in keep if i == 0 or mass[i] / divisor[config.prune.score_norm] >= bar]
+        qkv = [block.attention.qkv(state).view(3, heads, -1) for state in x]
+        context, mass = [torch.zeros_like(state) for state in x], [0.0] * len(x)
+        for q in range(len(x)):
+            parts = []
+            for head in range(heads):
+                scores = [float(qkv[q][0, head] @ qkv[k][1, head]) for k in range(len(x))]
+                scores = [score / math.sqrt(qkv[q].shape[-1]) for score in scores]
+                scores = [s + bias(model, head, alive[q], alive[k]) for k, s in enumerate(scores)]
+                total = sum(math.exp(s) for s in scores)
+                probs = [math.exp(s) / total for s in scores]
+                parts.append(sum(p * qkv[k][2, head] for k, p in enumerate(probs)))
+                mass = [m + p / heads for m, p in zip(mass, probs, strict=True)]
+            context[q] = torch.cat(parts)
+        keep = [i for i in range(len(x)) if stays(model, index, scale, mass[i], token_ids, alive, i)]
         x = [block.finish(context[i][None], x[i][None])[0] for i in keep]
         alive = [alive[i] for i in keep]
-        history.append(list(alive))
+        history.append(alive)
         if exit_threshold is not None and index in config.exit_layers:
-            probs = head_answer(model.exit_head(index), x).softmax(0)
-            uncertainty = -sum(float(p) * math.log(float(p)) for p in probs if p > 0) / math.log(len(probs))
-            if uncertainty <= exit_threshold:
-                return head_answer(model.exit_head(index), x), index, history
-    return head_answer(model.final_head, x), len(model.layers) - 1, history
+            logits = model.exit_head(index)(torch.stack(x), pack_sequences([alive]))[0]
+            entropy = -sum(p * math.log(p) for p in logits.softmax(0).tolist() if p > 0)
+            if entropy / math.log(len(logits)) <= exit_threshold:
+                return logits, index, history
+    return model.final_head(torch.stack(x), pack_sequences([alive]))[0], len(model.layers) - 1, history
 
 
-def embed(model, token, position):
-    """Embedding of one token of the first segment (no relative bias, no projection)."""
-    tables = model.embeddings
+def stays(model, index, scale, mass, token_ids, alive, i):
+    """Whether the i-th token alive is kept at a layer: importance at or above the threshold, or protected."""
+    prune, threshold = (
+        model.config.prune,
+        model.pruner and float(model.pruner.token_thresholds[index]) * scale,
+    )
+    if not threshold or i == 0 or (prune.protect_sep and token_ids[alive[i]] == model.pruner.sep_token_id):
+        return True
+    divisor = {"kept": len(alive), "input": len(token_ids), "fixed": prune.fixed_length}[prune.score_norm]
+    return mass / divisor >= max(1e-5, threshold)
+
+
+def embed(tables, token, position):
+    """Hidden state of one token of the first segment on entry to the first layer."""
     summed = tables.token.weight[token] + tables.position.weight[position + tables.position_offset]
-    return tables.norm(summed + tables.token_type.weight[0])
+    normed = tables.norm(summed + tables.token_type.weight[0] if hasattr(tables, "token_type") else summed)
+    return tables.projection(normed) if hasattr(tables, "projection") else normed
 
 
-def head_answer(head, x):
-    """A head's logits for one sequence given as a list of hidden states."""
-    from magic_pyramid.packing import pack_sequences
-
-    return head(torch.stack(x), pack_sequences([[0] * len(x)]))[0]
+def bias(model, head, query_position, key_position):
+    """Relative position bias of one pair of tokens; 0 for backbones that have none."""
+    if not model.config.backbone.relative_attention_num_buckets:
+        return 0.0
+    row = bucket(torch.tensor(key_position - query_position), num_buckets=model.relative_bias.num_embeddings)
+    return float(model.relative_bias.weight[row, head])

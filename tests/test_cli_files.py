@@ -1,8 +1,8 @@
 import io
 
 import pytest
-from cli_models import CONFIG, read_rows, write_rows
 
+from cli_models import CONFIG, read_rows, write_rows
 from magic_pyramid.cli.resuming import NOTHING, complete_bytes, finished_rows
 from magic_pyramid.cli.row_files import TableRows, check_output_format, row_writer, table_cell
 from magic_pyramid.data import iter_rows
@@ -144,7 +144,7 @@ def test_bad_rows_of_the_earlier_run_still_count(tmp_path):
     assert (done.num_rows, done.num_bad) == (3, 1)
 
 
-@pytest.mark.parametrize("header_line", ["id,text,label", 'id\ttext\tlabel'], ids=["csv", "tsv"])
+@pytest.mark.parametrize("header_line", ["id,text,label", "id\ttext\tlabel"], ids=["csv", "tsv"])
 def test_a_table_with_nothing_but_its_header_goes_on(tmp_path, header_line):
     output = tmp_path / "out"
     output.write_text(header_line + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from cli_models import CONFIG
 
+from cli_models import CONFIG
 from magic_pyramid.data import Example, Row
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.prediction_stream import ANSWER_FIELDS, StreamTotals, answer_rows, kept_fields

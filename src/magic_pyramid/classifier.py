@@ -1,7 +1,7 @@
 """What people hold: texts in, labels out, with a receipt for each text."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -15,7 +15,7 @@ from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.interface import Setting, default_setting
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import InputError
-from magic_pyramid.evaluation import evaluate
+from magic_pyramid.evaluation import compare
 from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.predictions import Predictions, predictions_of
@@ -73,13 +73,17 @@ class Classifier:
         Args:
             exit_threshold: in [0, 1], larger leaves earlier; None runs every layer.
             prune_scale: multiplier of the token thresholds, >= 0; larger removes more, 0 removes nothing.
+
+        Raises:
+            ConfigError: a knob is out of range, whether the model has that part or not.
         """
         stored = default_setting(self.config)
         threshold = stored.exit_threshold if isinstance(exit_threshold, Calibrated) else exit_threshold
         scale = stored.prune_scale if isinstance(prune_scale, Calibrated) else prune_scale
+        given = Setting(prune_scale=scale, exit_threshold=threshold)
         return Setting(
-            prune_scale=scale if self.config.prune else 0.0,
-            exit_threshold=threshold if self.config.exit else None,
+            prune_scale=given.prune_scale if self.config.prune else 0.0,
+            exit_threshold=given.exit_threshold if self.config.exit else None,
         )
 
     def predict(
@@ -142,10 +146,32 @@ class Classifier:
             InputError: there are no examples, or some have no label.
         """
         setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
+        rows = self.compare(examples, settings={"": setting}, batch_size=batch_size, repeats=repeats)
+        return rows[""]
+
+    def compare(
+        self,
+        examples: Sequence[Example],
+        *,
+        settings: Mapping[str, Setting],
+        batch_size: int | None = 32,
+        repeats: int = 5,
+    ) -> dict[str, dict[str, Any]]:
+        """``evaluate`` for several settings at once, by name; they share the dense run and take turns.
+
+        Raises:
+            InputError: there are no examples, or some have no label.
+        """
         labels = _labels(examples)
         encoded = self._encode([example.inputs for example in examples])
-        return evaluate(
-            self.engine, self.config, encoded, labels, setting=setting, batch_size=batch_size, repeats=repeats
+        return compare(
+            self.engine,
+            self.config,
+            encoded,
+            labels,
+            settings=settings,
+            batch_size=batch_size,
+            repeats=repeats,
         )
 
     def calibrate(self, examples: Sequence[Example], *, max_drop: float) -> Calibration:

@@ -167,7 +167,7 @@ class PruneConfig(Config):
     """What the attention mass is divided by: tokens alive now, tokens of the input, or `fixed_length`."""
     fixed_length: int = 128
     """The divisor when `score_norm` is `fixed` (LTP's padded length)."""
-    final_threshold: float = 0.03
+    final_threshold: float = 0.01
     """Initial token threshold of the last layer (Magic Pyramid: 0.01 to 0.08); it rises linearly to it."""
     threshold_index: Literal["one_based", "zero_based"] = "one_based"
     """Layer l of L starts at final * l / L counted from one (Magic Pyramid) or from zero (LTP)."""
@@ -336,7 +336,7 @@ class TrainConfig(Config):
     """Peak learning rate of backbone and final head; None: 2e-5 at width 768, times (768 / width) squared."""
     learning_rate_exits: float = 2e-4
     """Peak learning rate of the exit heads."""
-    learning_rate_thresholds: float = 3e-4
+    learning_rate_thresholds: float = 2e-5
     """Peak learning rate of the token thresholds."""
     weight_decay: float = 0.01
     """AdamW weight decay of matrices; biases, norms and thresholds have none."""

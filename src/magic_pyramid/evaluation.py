@@ -1,7 +1,7 @@
 """What a setting costs and keeps, measured against the same weights with pruning and exits off."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -16,7 +16,7 @@ from magic_pyramid.tokenization import EncodedTexts
 
 BUCKETS: dict[str, tuple[int, float]] = {"1-35": (1, 35), "36-70": (36, 70), ">70": (71, float("inf"))}
 """The paper's length buckets (Magic Pyramid, figure 1), in tokens, special tokens included."""
-TIMED_ROWS = 256
+TIMED_ROWS = 128
 """Texts whose run is timed; a larger set is sampled evenly over its lengths."""
 
 
@@ -36,26 +36,47 @@ def evaluate(
     ``wall_clock_speedup`` is dense seconds over ours on the same texts, engine, threads and batches: the two
     alternate ``repeats`` times in this call and medians are compared. With ``repeats=0`` nothing is timed.
     """
-    ours = engine.run(encoded, setting=setting, batch_size=batch_size)
+    rows = compare(
+        engine, config, encoded, labels, settings={"": setting}, batch_size=batch_size, repeats=repeats
+    )
+    return rows[""]
+
+
+def compare(
+    engine: Engine,
+    config: ModelConfig,
+    encoded: EncodedTexts,
+    labels: Sequence[Label],
+    *,
+    settings: Mapping[str, Setting],
+    batch_size: int | None = 32,
+    repeats: int = 5,
+) -> dict[str, dict[str, Any]]:
+    """``evaluate`` for several settings of the same weights, which share the dense run; rows by name."""
     dense = engine.run(encoded, setting=DENSE, batch_size=batch_size)
-    receipts = _Receipts(config, setting, ours, dense, labels)
-    everything = np.ones(len(encoded), dtype=bool)
+    seconds = wall_clock(engine, encoded, settings=settings, batch_size=batch_size, repeats=repeats)
     lengths = np.asarray(encoded.lengths)
-    return {
-        **receipts.summary(everything),
-        "flops_speedup_padded": receipts.padded_speedup(),
-        **_wall_clock(engine, encoded, setting=setting, batch_size=batch_size, repeats=repeats),
-        **_depth_and_width(config, ours),
-        "by_length": {
-            name: receipts.summary((lengths >= low) & (lengths <= high))
-            for name, (low, high) in BUCKETS.items()
-        },
-        "metric": METRIC_NAMES[config.problem_type],
-        "exit_threshold": setting.exit_threshold if config.exit else None,
-        "prune_scale": setting.prune_scale if config.prune else 0.0,
-        "batch_size": batch_size,
-        "threads": torch.get_num_threads(),
-    }
+    rows = {}
+    for name, setting in settings.items():
+        is_dense = setting == DENSE
+        ours = dense if is_dense else engine.run(encoded, setting=setting, batch_size=batch_size)
+        receipts = _Receipts(config, setting, ours, dense, labels)
+        rows[name] = {
+            **receipts.summary(np.ones(len(encoded), dtype=bool)),
+            "flops_speedup_padded": receipts.padded_speedup(),
+            **seconds[name],
+            **_depth_and_width(config, ours),
+            "by_length": {
+                bucket: receipts.summary((lengths >= low) & (lengths <= high))
+                for bucket, (low, high) in BUCKETS.items()
+            },
+            "metric": METRIC_NAMES[config.problem_type],
+            "exit_threshold": setting.exit_threshold if config.exit else None,
+            "prune_scale": setting.prune_scale if config.prune else 0.0,
+            "batch_size": batch_size,
+            "threads": torch.get_num_threads(),
+        }
+    return rows
 
 
 class _Receipts:
@@ -120,26 +141,40 @@ def _depth_and_width(config: ModelConfig, output: EngineOutput) -> dict[str, Any
     }
 
 
-def _wall_clock(
-    engine: Engine, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None, repeats: int
-) -> dict[str, Any]:
+def wall_clock(
+    engine: Engine,
+    encoded: EncodedTexts,
+    *,
+    settings: Mapping[str, Setting],
+    batch_size: int | None,
+    repeats: int,
+) -> dict[str, dict[str, Any]]:
+    """Median time of each setting and of the dense run, all taking turns on the same texts.
+
+    At most ``TIMED_ROWS`` texts are timed, at even distances over the lengths. Times are None for 0 repeats.
+    """
     by_length = np.argsort(np.asarray(encoded.lengths), kind="stable")
     count = min(len(by_length), TIMED_ROWS)
-    sample = encoded.select(by_length[np.linspace(0, len(by_length) - 1, count).round().astype(int)].tolist())
-    seconds: dict[str, list[float]] = {"dense": [], "ours": []}
+    even = np.linspace(0, len(by_length) - 1, count).round().astype(int)
+    sample = encoded.select(by_length[even].tolist())
+    turns = [DENSE, *dict.fromkeys(setting for setting in settings.values() if setting != DENSE)]
+    seconds: dict[Setting, list[float]] = {setting: [] for setting in turns}
     for _ in range(repeats):
-        for name, timed in (("dense", DENSE), ("ours", setting)):
+        for setting in turns:
             started_s = time.perf_counter()
-            engine.run(sample, setting=timed, batch_size=batch_size)
-            seconds[name].append(time.perf_counter() - started_s)
+            engine.run(sample, setting=setting, batch_size=batch_size)
+            seconds[setting].append(time.perf_counter() - started_s)
     if not repeats:
-        return {"wall_clock_speedup": None, "timed_examples": 0, "repeats": 0}
-    dense_s, ours_s = median(seconds["dense"]), median(seconds["ours"])
+        return {name: {"wall_clock_speedup": None, "timed_examples": 0, "repeats": 0} for name in settings}
+    medians = {setting: median(times) for setting, times in seconds.items()}
     return {
-        "wall_clock_speedup": dense_s / ours_s,
-        "latency_ms": 1000 * ours_s / count,
-        "dense_latency_ms": 1000 * dense_s / count,
-        "throughput": count / ours_s,
-        "timed_examples": count,
-        "repeats": repeats,
+        name: {
+            "wall_clock_speedup": medians[DENSE] / medians[setting],
+            "latency_ms": 1000 * medians[setting] / count,
+            "dense_latency_ms": 1000 * medians[DENSE] / count,
+            "throughput": count / medians[setting],
+            "timed_examples": count,
+            "repeats": repeats,
+        }
+        for name, setting in settings.items()
     }

@@ -14,7 +14,7 @@ from magic_pyramid.checkpoint import load_model, with_config
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
 from magic_pyramid.data import LabelledData
-from magic_pyramid.errors import ConfigError, nearest
+from magic_pyramid.errors import ConfigError, InputError, nearest
 from magic_pyramid.presets import apply_preset, find_preset
 from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
@@ -60,6 +60,8 @@ def fit(
         CheckpointError: the encoder cannot be loaded.
     """
     chosen = find_preset(preset)
+    if not data.splits.get("train"):
+        raise InputError(f"{data.name} has no training rows; give a train split")
     config = config or TrainConfig()
     loaded = load_model(model, seed=config.seed)
     encoder = TextEncoder.from_pretrained(loaded.folder)

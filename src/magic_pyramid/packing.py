@@ -57,10 +57,11 @@ class PackedBatch:
     def select_tokens(self, keep: Bool[Tensor, " tokens"]) -> Self:
         """Drop the tokens that are not kept; every sequence keeps its place, even if it becomes empty."""
         kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
+        kept = keep.nonzero().flatten()
         return type(self)(
-            token_ids=self.token_ids[keep],
-            position_ids=self.position_ids[keep],
-            token_type_ids=self.token_type_ids[keep],
+            token_ids=self.token_ids.index_select(0, kept),
+            position_ids=self.position_ids.index_select(0, kept),
+            token_type_ids=self.token_type_ids.index_select(0, kept),
             cu_seqlens=kept_before[self.cu_seqlens.long()].int(),
             sequence_ids=self.sequence_ids,
         )

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_models import CONFIG, REVIEWS, read_rows, save_tiny, write_rows
 
+from cli_models import CONFIG, REVIEWS, read_rows, save_tiny, write_rows
 from magic_pyramid.cli import main
 from magic_pyramid.cli.shell import CLOSED_PIPE
 
@@ -155,7 +155,7 @@ def test_what_nobody_foresaw_is_short_unless_a_traceback_is_wanted(run, model, m
 
     monkeypatch.setattr("magic_pyramid.classifier.Classifier.predict", fail)
     code, _, err = run("predict", model, "a film")
-    assert code == 1
+    assert code == 1, err
     assert err.startswith("error: unexpected RuntimeError: the moon is full\n")
     assert "--traceback shows where" in err
     assert "Traceback" in run("predict", model, "a film", "--traceback")[2]
@@ -234,14 +234,17 @@ def test_a_csv_keeps_its_columns(run, model, tmp_path):
 
 
 def test_the_output_name_decides_its_format(run, model, tmp_path):
-    code, out, _ = run("predict", model, "--input", lines(tmp_path / "in.jsonl", 3), "--output", tmp_path / "o.csv")
+    source, output = lines(tmp_path / "in.jsonl", 3), tmp_path / "out.csv"
+    code, out, _ = run("predict", model, "--input", source, "--output", output)
     assert (code, out) == (0, "")
-    assert len(list(csv.DictReader((tmp_path / "o.csv").open(encoding="utf-8")))) == 3
+    assert len(list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))) == 3
 
 
 def test_bad_rows_are_reported_counted_and_passed_over(run, model, tmp_path):
     path = tmp_path / "in.jsonl"
-    path.write_text('{"text": "good"}\n{"text": \n{"text": ""}\n{"id": 4}\n{"text": "bad"}\n', encoding="utf-8")
+    path.write_text(
+        '{"text": "good"}\n{"text": \n{"text": ""}\n{"id": 4}\n{"text": "bad"}\n', encoding="utf-8"
+    )
     code, out, err = run("predict", model, "--input", path)
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 1
@@ -327,9 +330,8 @@ def test_label_names_decide_and_not_their_order(run, model, reviews, tmp_path):
 
 def test_a_text_is_explained_in_every_form(run, model, tmp_path):
     png, html, attention = tmp_path / "p.png", tmp_path / "p.html", tmp_path / "a.png"
-    code, out, err = run(
-        "explain", model, "a quiet lovely film", "--png", png, "--html", html, "--attention", attention, "--json"
-    )
+    pictures = ["--png", png, "--html", html, "--attention", attention]
+    code, out, err = run("explain", model, "a quiet lovely film", *pictures, "--json")
     assert code == 0
     assert json.loads(out)["tokens"][1] == "a"
     assert png.read_bytes()[:4] == attention.read_bytes()[:4] == b"\x89PNG"
@@ -375,13 +377,15 @@ def test_without_a_model_info_lists_what_can_be_chosen(run):
 def test_training_ends_with_a_model_that_predicts(run, model, reviews, tmp_path):
     output = tmp_path / "trained"
     code, out, err = run(
-        "train", "--model", model, "--data", reviews, "--output", output, "--max-length", 12, "--device", "cpu",
-        "--epochs", "finetune=1,soft_prune=1,hard_prune=1,distill_exits=1", "--set", "exit.head_size=8",
+        "train", "--model", model, "--data", reviews, "--output", output, "--max-length", 12,
+        "--device", "cpu", "--epochs", "finetune=1,soft_prune=1,hard_prune=1,distill_exits=1",
+        "--set", "exit.head_size=8",
         "--train-rows", 20, "--seed", 1, "--json",
     )  # fmt: skip
     assert code == 0, err
     report = json.loads(out)
-    assert [stage["name"] for stage in report["training"]["stages"]][0] == "finetune"
+    stages = [stage["name"] for stage in report["training"]["stages"]]
+    assert stages == ["finetune", "soft_prune", "hard_prune", "distill_exits"]
     assert "finetune" in err
     facts = json.loads(run("info", output, "--json")[1])
     assert facts["config"]["max_length"] == 12
@@ -418,8 +422,8 @@ def test_help_loads_neither_torch_nor_transformers():
 
 
 def test_rows_flow_from_standard_input_to_standard_output(model):
-    child = process("predict", model, "--input", "-", stdin=subprocess.PIPE)
-    out, err = child.communicate(b'{"text": "a lovely film"}\n{"text": ""}\n', timeout=120)
+    with process("predict", model, "--input", "-", stdin=subprocess.PIPE) as child:
+        out, err = child.communicate(b'{"text": "a lovely film"}\n{"text": ""}\n', timeout=120)
     first, second = map(json.loads, out.splitlines())
     assert child.returncode == 1
     assert first["label"] in CONFIG.labels
@@ -429,10 +433,10 @@ def test_rows_flow_from_standard_input_to_standard_output(model):
 
 
 def test_a_reader_that_leaves_causes_no_traceback(model, tmp_path):
-    child = process("predict", model, "--input", lines(tmp_path / "in.jsonl", 4000))
-    child.stdout.readline()
-    child.stdout.close()
-    err = child.stderr.read()
-    assert child.wait(timeout=120) == CLOSED_PIPE
+    with process("predict", model, "--input", lines(tmp_path / "in.jsonl", 4000)) as child:
+        child.stdout.readline()
+        child.stdout.close()
+        err = child.stderr.read()
+        assert child.wait(timeout=120) == CLOSED_PIPE
     assert b"Traceback" not in err
     assert b"Exception ignored" not in err

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -145,12 +146,10 @@ def _show_known(known: dict[str, Any]) -> None:
     )
 
 
-def _table(title: str, rows: dict[str, Any]) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
+def _table(title: str, rows: dict[str, Any]) -> Group:
+    table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(Text(name), Text(str(value)))
-    return table
+    return Group(Text(title, style="bold"), table)

@@ -8,6 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+FILE_WIDTH = 140
+"""Columns of a table that goes into a file or another program."""
+
 
 def print_json(data: Any) -> None:
     """One JSON document, readable by any program: no NaN, no character outside ASCII."""
@@ -16,7 +19,8 @@ def print_json(data: Any) -> None:
 
 def show(*parts: Any) -> None:
     """Print what rich can draw, fitted to the terminal."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    console = Console(file=sys.stdout, highlight=False, width=width)
     for part in parts:
         console.print(part)
 

@@ -5,23 +5,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from magic_pyramid.data import Example, load_data
+from magic_pyramid.engine.interface import DENSE, Setting
 
 _FOLDER = Path(__file__).parent
-_UNCHANGED: dict[str, Any] = {}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "bert": {"exit_threshold": None, "prune_scale": 0.0},
-    "ltp": {"exit_threshold": None},
-    "exits": {"prune_scale": 0.0},
-    "magic_pyramid": _UNCHANGED,
-}
-"""Speed knobs of each row; what is not named stays where calibration put it."""
 
 
-class Evaluates(Protocol):
+class Compares(Protocol):
     """What the table needs of a classifier."""
 
-    def evaluate(self, examples: Sequence[Example], **settings: Any) -> dict[str, Any]:
-        """One row of numbers."""
+    def setting(self, **knobs: Any) -> Setting:
+        """A speed knob; what is not named stays where calibration put it."""
+
+    def compare(
+        self, examples: Sequence[Example], *, settings: dict[str, Setting], repeats: int
+    ) -> dict[str, dict[str, Any]]:
+        """A row of numbers for each setting."""
 
 
 def demo_model_path() -> Path:
@@ -37,10 +35,13 @@ def demo_data() -> dict[str, list[Example]]:
     }
 
 
-def demo_rows(classifier: Evaluates, examples: Sequence[Example], *, repeats: int = 5) -> dict[str, Any]:
-    """Evaluate every setting of the same weights: ``{"rows": [...]}``, one row a setting."""
-    rows = [
-        {"setting": name, **classifier.evaluate(examples, repeats=repeats, **knobs)}
-        for name, knobs in SETTINGS.items()
-    ]
-    return {"rows": rows}
+def demo_rows(classifier: Compares, examples: Sequence[Example], *, repeats: int = 5) -> dict[str, Any]:
+    """Evaluate four settings of the same weights: ``{"rows": [...]}``, one row a setting."""
+    settings = {
+        "bert": DENSE,
+        "ltp": classifier.setting(exit_threshold=None),
+        "exits": classifier.setting(prune_scale=0.0),
+        "magic_pyramid": classifier.setting(),
+    }
+    rows = classifier.compare(examples, settings=settings, repeats=repeats)
+    return {"rows": [{"setting": name, **row} for name, row in rows.items()]}

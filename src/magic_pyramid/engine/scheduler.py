@@ -1,5 +1,7 @@
 """Which inputs run together: sorted by length, cut by a token budget or a batch size."""
 
+from magic_pyramid.errors import ConfigError
+
 
 def plan_batches(lengths: list[int], *, tokens_per_batch: int, batch_size: int | None) -> list[list[int]]:
     """Indices of the inputs of each batch, shortest inputs first.
@@ -8,7 +10,12 @@ def plan_batches(lengths: list[int], *, tokens_per_batch: int, batch_size: int |
         lengths: tokens of each input.
         tokens_per_batch: budget of one batch; one longer input is a batch of its own.
         batch_size: exactly this many inputs per batch instead of the budget (the last batch may be smaller).
+
+    Raises:
+        ConfigError: ``batch_size`` is not positive.
     """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1, or None to fill by tokens")
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     if batch_size is not None:
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

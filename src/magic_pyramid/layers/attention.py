@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
     def _heads(self, qkv: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
         seqs, length = group.rows.shape
-        split = qkv.index_select(0, group.rows.flatten()).view(seqs, length, 3, self.num_heads, -1)
+        split = group.entries_of(qkv).view(seqs, length, 3, self.num_heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 

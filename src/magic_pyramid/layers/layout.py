@@ -24,6 +24,14 @@ class Group:
     """Which entries are tokens; None when all are."""
     entries: Int64[Tensor, " tokens"] | None
     """Places of the tokens among the group's entries; None when all are tokens."""
+    start: int | None
+    """First packed row, where the entries are consecutive packed rows; None where they are not."""
+
+    def entries_of(self, values: Shaped[Tensor, "tokens ..."]) -> Shaped[Tensor, "entries ..."]:
+        """Packed values of the group's entries, sequence after sequence, padding included."""
+        if self.start is not None:
+            return values[self.start : self.start + self.rows.numel()]
+        return values.index_select(0, self.rows.flatten())
 
     def tokens_of(self, values: Shaped[Tensor, "seqs length ..."]) -> Shaped[Tensor, "tokens ..."]:
         """Values of the group's tokens, sequence after sequence, without padding."""
@@ -55,7 +63,9 @@ def plan_layout(batch: PackedBatch) -> Layout:
     members = _similar_lengths(lengths) if is_cpu else [list(range(len(lengths)))]
     groups = tuple(_group([starts[i] for i in rows], [lengths[i] for i in rows], device) for rows in members)
     is_packed_order = [i for rows in members for i in rows] == list(range(len(lengths)))
-    inverse = None if is_packed_order else _inverse(torch.cat([group.tokens_of(group.rows) for group in groups]))
+    inverse = (
+        None if is_packed_order else _inverse(torch.cat([group.tokens_of(group.rows) for group in groups]))
+    )
     return Layout(groups=groups, inverse=inverse)
 
 
@@ -79,10 +89,11 @@ def _group(starts: list[int], lengths: list[int], device: torch.device) -> Group
     steps = torch.arange(width, device=device)
     rows = torch.tensor(starts, device=device)[:, None] + steps
     if min(lengths) == width:
-        return Group(rows=rows, valid=None, entries=None)
+        is_consecutive = starts == list(range(starts[0], starts[0] + width * len(starts), width))
+        return Group(rows=rows, valid=None, entries=None, start=starts[0] if is_consecutive else None)
     valid = steps < torch.tensor(lengths, device=device)[:, None]
     entries = valid.flatten().nonzero().flatten()
-    return Group(rows=rows.masked_fill(~valid, 0), valid=valid, entries=entries)
+    return Group(rows=rows.masked_fill(~valid, 0), valid=valid, entries=entries, start=None)
 
 
 def _inverse(order: Int64[Tensor, " tokens"]) -> Int64[Tensor, " tokens"]:

@@ -1,0 +1,222 @@
+"""From an encoder to a folder: what is derived from the data, what is refused, what is written down."""
+
+import dataclasses
+import subprocess
+
+import pytest
+
+import tiny
+from magic_pyramid import Classifier, fitting
+from magic_pyramid.checkpoint import to_huggingface
+from magic_pyramid.config import TrainConfig
+from magic_pyramid.data import Example, LabelledData
+from magic_pyramid.errors import ConfigError, InputError
+from magic_pyramid.fitting import commit, fit, machine
+from magic_pyramid.tokenization import TextEncoder
+from magic_pyramid.training import StageReport, TrainReport
+
+STAGES = ("finetune", "soft_prune", "hard_prune", "distill_exits")
+ENCODER = TextEncoder(tiny.tokenizer())
+
+
+def data(*, words=4, rows=8, validation=4, held_out=True, labels=("no", "yes")):
+    train = [Example(text="film " * words, label=row % 2) for row in range(rows)]
+    splits = {"train": train, "validation": train[:validation]}
+    return LabelledData(
+        name="toy",
+        splits={name: split for name, split in splits.items() if split},
+        labels=labels,
+        problem_type="single_label",
+        held_out=held_out,
+    )
+
+
+@pytest.fixture
+def encoder_folder(tmp_path):
+    folder = tmp_path / "encoder"
+    to_huggingface(tiny.build(tiny.PLAIN), folder, encoder=ENCODER)
+    return str(folder)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Stands for training: notes what it was given and reports one stage of one step."""
+    given = {}
+
+    def train(**options):
+        given.update(options)
+        stage = StageReport(
+            name="finetune", seconds=1.23, num_steps=1, losses=(), validation=(), kept=None,
+            token_thresholds=None,
+        )  # fmt: skip
+        return TrainReport(stages=(stage,))
+
+    monkeypatch.setattr(fitting, "train", train)
+    return given
+
+
+def test_the_model_fits_the_task(encoder_folder, untrained, tmp_path):
+    fit(model=encoder_folder, data=data(), output=tmp_path / "out")
+    config = untrained["model"].config
+    assert config.labels == ("no", "yes")
+    assert config.prune is not None
+    assert config.exit is not None
+    assert config.backbone.sep_token_id == tiny.SEP
+    assert config.backbone.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize(("words", "expected"), [(4, 16), (14, 16), (15, 24), (38, 40), (400, 64)])
+def test_the_default_length_covers_the_texts_and_fits_the_encoder(
+    words, expected, encoder_folder, untrained, tmp_path
+):
+    fit(model=encoder_folder, data=data(words=words), output=tmp_path / "out")
+    assert untrained["model"].config.max_length == expected
+
+
+def test_settings_of_the_model_are_taken(encoder_folder, untrained, tmp_path):
+    changes = {
+        "max_length": 20,
+        "prune.temperature": 0.01,
+        "exit.head": "cls",
+        "backbone.hidden_dropout": 0.2,
+    }
+    fit(model=encoder_folder, data=data(), output=tmp_path / "out", model_changes=changes)
+    config = untrained["model"].config
+    assert config.max_length == 20
+    assert config.prune.temperature == 0.01
+    assert config.exit.head == "cls"
+    assert config.backbone.hidden_dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "magic"}, r"unknown preset 'magic'; did you mean 'magic_pyramid'\?"),
+        (
+            {"model_changes": {"prun.scale": 1.0}},
+            r"there is no part 'prun' of a model; did you mean 'prune'\?",
+        ),
+        (
+            {"model_changes": {"exit.head": "cls"}, "preset": "ltp"},
+            r"exit\.head is set, but this preset has no exit; choose a preset that has it",
+        ),
+        ({"model_changes": {"prune.scal": 1.0}}, r"PruneConfig has no field 'scal'; did you mean 'scale'\?"),
+        ({"model_changes": {"max_length": 999}}, r"model\.max_length is 999; it must lie in \[2, 64\]"),
+    ],
+    ids=["preset", "part", "missing part", "field", "value"],
+)
+def test_impossible_settings_are_refused_before_training(
+    options, message, encoder_folder, untrained, tmp_path
+):
+    with pytest.raises(ConfigError, match=message):
+        fit(model=encoder_folder, data=data(), output=tmp_path / "out", **options)
+    assert not untrained
+
+
+@pytest.mark.parametrize("splits", [{}, {"train": []}, {"test": [Example(text="a", label=0)]}])
+def test_data_without_training_rows_is_refused(splits, encoder_folder, untrained, tmp_path):
+    with pytest.raises(InputError, match="toy has no training rows; give a train split"):
+        fit(model=encoder_folder, data=dataclasses.replace(data(), splits=splits), output=tmp_path / "out")
+
+
+def test_provenance_is_written_down(encoder_folder, untrained, tmp_path):
+    report = fit(
+        model=encoder_folder, data=data(), output=tmp_path / "out", command="magic-pyramid train",
+        preset="ltp", config=TrainConfig(seed=5, min_steps=0),
+    )  # fmt: skip
+    saved = Classifier.from_pretrained(tmp_path / "out")
+    found = saved.info["provenance"]
+    assert found["command"] == "magic-pyramid train"
+    assert (found["preset"], found["base_model"], found["data"], found["seed"]) == (
+        "ltp",
+        "encoder",
+        "toy",
+        5,
+    )
+    assert found["train_rows"] == 8
+    assert found["fingerprints"].keys() == {"train", "validation"}
+    assert found["train_config"] == untrained["config"].to_dict()
+    assert found["stages"] == [{"stage": "finetune", "steps": 1, "seconds": 1.2}]
+    assert report["preset"] == "ltp"
+    assert report["output"] == str(tmp_path / "out")
+    assert report["training"]["stages"][0]["name"] == "finetune"
+    assert "magic-pyramid train" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("held_out", "words"), [(True, "held out of train"), (False, "validation")])
+def test_calibration_says_on_which_texts(held_out, words, encoder_folder, untrained, tmp_path):
+    report = fit(model=encoder_folder, data=data(held_out=held_out), output=tmp_path / "out")
+    assert report["calibration"]["split"] == words
+    assert report["validation"]["num_examples"] == 4
+    assert Classifier.from_pretrained(tmp_path / "out").info["calibration"] == report["calibration"]
+
+
+def test_without_validation_texts_nothing_is_calibrated(encoder_folder, untrained, tmp_path):
+    report = fit(model=encoder_folder, data=data(validation=0), output=tmp_path / "out")
+    assert report["calibration"] == {}
+    assert report["validation"] is None
+
+
+def test_a_plain_model_needs_no_calibration(encoder_folder, untrained, tmp_path):
+    report = fit(model=encoder_folder, data=data(), output=tmp_path / "out", preset="bert")
+    assert report["calibration"] == {}
+    assert report["validation"]["flops_speedup"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "config", "expected"),
+    [
+        (32_000, TrainConfig(), (3, 1, 1, 2)),
+        (3_200, TrainConfig(), (3, 3, 3, 3)),
+        (8, TrainConfig(), (10, 10, 10, 10)),
+        (8, TrainConfig(min_steps=0), (3, 1, 1, 2)),
+        (8, TrainConfig(epochs={"finetune": 20.0, "soft_prune": 0.0}), (20, 0, 0, 0)),
+        (3_200, TrainConfig(gradient_accumulation=2), (6, 6, 6, 6)),
+    ],
+    ids=["large", "medium", "small", "never", "as given", "accumulated"],
+)
+def test_small_splits_are_repeated(rows, config, expected, encoder_folder, untrained, tmp_path):
+    fit(
+        model=encoder_folder,
+        data=data(rows=rows, words=1, validation=0),
+        output=tmp_path / "o",
+        config=config,
+    )
+    assert tuple(untrained["config"].epochs_of(stage) for stage in STAGES) == expected
+
+
+def test_the_numbers_that_a_stage_kept_go_into_its_row():
+    kept = {"quality": 0.9, "loss": 0.3, "gflops": 0.1, "kept_tokens": [4.0], "exit_quality": {"0": 0.5}}
+    row = fitting._stage_row({"name": "hard_prune", "num_steps": 7, "seconds": 2.04, "kept": kept})
+    assert row == {
+        "stage": "hard_prune", "steps": 7, "seconds": 2.0,
+        "quality": 0.9, "loss": 0.3, "gflops": 0.1, "kept_tokens": [4.0],
+    }  # fmt: skip
+
+
+def test_the_machine_is_named():
+    name, _, system = machine().rpartition(", ")
+    assert name
+    assert system
+
+
+def test_the_machine_is_named_without_a_list_of_processors(monkeypatch):
+    monkeypatch.setattr(fitting, "_cpu_info", list)
+    assert machine().rpartition(", ")[0]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(), subprocess.CalledProcessError(128, "git")], ids=["no git", "no repo"]
+)
+def test_an_installed_library_has_no_commit(error, monkeypatch):
+    def run(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fitting.subprocess, "run", run)
+    assert commit() is None
+
+
+def test_a_source_tree_has_a_commit(monkeypatch):
+    done = subprocess.CompletedProcess([], 0, stdout="0123456789ab-dirty\n")
+    monkeypatch.setattr(fitting.subprocess, "run", lambda *_, **__: done)
+    assert commit() == "0123456789ab-dirty"
