@@ -4,8 +4,8 @@ Usage: python benchmarks/papers.py NAME --model ENCODER --data FOLDER [--where f
            [--train-rows N] [--epochs finetune=3,soft_prune=1,hard_prune=1,distill_exits=2] [--runs DIR]
 
 One fine-tuning serves all methods: `ltp` starts from `bert`, `magic_pyramid` from `ltp`, `fastbert` from
-`bert`. As in the papers the stages follow one another and the exits learn on a frozen backbone. A training that
-is finished is not repeated. Rows go to benchmarks/results/NAME.json and NAME.md. The thresholds are those the
+`bert`. As in the papers the stages follow one another and the exits learn on a frozen backbone. A finished
+training is not repeated. Rows go to benchmarks/results/NAME.json and NAME.md. The thresholds are those the
 papers print, not chosen on the test split; `calibrated` is the setting that the validation split chose.
 """
 
@@ -179,7 +179,8 @@ def _markdown(report: dict[str, Any]) -> str:
             "commit",
         )
     )
-    return f"# {report['name']}\n\n{markdown_table(report['rows'])}\n\n{facts}\n- command: `{report['command']}`\n"
+    table = markdown_table(report["rows"])
+    return f"# {report['name']}\n\n{table}\n\n{facts}\n- command: `{report['command']}`\n"
 
 
 def _portable(words: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from magic_pyramid.presets import apply_preset, find_preset
 from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import TrainEvent, TrainReport, train
+from magic_pyramid.training.processes import Processes, uses_cpu
 
 LONGEST_BY_DEFAULT = 256
 """Where no `max_length` is given, texts are cut here at the latest."""
@@ -40,6 +41,8 @@ def fit(
     device: str | None = None,
 ) -> dict[str, Any]:
     """Train a classifier and save it, calibrated and with its model card, in ``output``.
+
+    Gives the report; under ``torchrun`` only the main process saves, and the others give an empty one.
 
     Args:
         model: folder or hub name of an encoder, ours or Hugging Face's; of ours, finished stages can be
@@ -76,10 +79,22 @@ def fit(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
         device=device,
     )  # fmt: skip
+    if not Processes.join(use_cpu=uses_cpu(device)).is_main:
+        return {}
     provenance = {
         "command": command,
         "preset": preset,
         "base_model": Path(model).name,
+        "date": started.strftime("%Y-%m-%d"),
+        **_provenance(data, config, report),
+    }
+    classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
+    return _finish(classifier, data, output=output, config=config, report=report)
+
+
+def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) -> dict[str, Any]:
+    """What a result of this training must be able to say about itself."""
+    return {
         "data": data.name,
         "train_rows": len(data.splits["train"]),
         "fingerprints": {
@@ -90,13 +105,9 @@ def fit(
         "threads": torch.get_num_threads(),
         "dtype": config.precision,
         "seed": config.seed,
-        "date": started.strftime("%Y-%m-%d"),
         "train_config": config.to_dict(),
         "stages": [_stage_row(stage) for stage in report.to_dict()["stages"]],
     }
-    info = {"provenance": provenance, "calibration": {}}
-    classifier = Classifier(new.to("cpu"), encoder, info=info)
-    return _finish(classifier, data, output=output, config=config, report=report)
 
 
 def _finish(
