@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tiny
 from magic_pyramid.classifier import Classifier
+from magic_pyramid.cli import main
 from magic_pyramid.config import ExitConfig, ModelConfig, PruneConfig
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder
@@ -39,5 +40,21 @@ def write_rows(path: Path, rows) -> Path:
     return path
 
 
+def numbered_rows(path: Path, count: int) -> Path:
+    return write_rows(path, [{"id": place, **REVIEWS[place % 4]} for place in range(count)])
+
+
 def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def command_line(capsys):
+    """A function that runs a command line here, and gives its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

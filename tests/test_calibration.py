@@ -95,10 +95,13 @@ def test_the_scale_of_a_model_without_pruner_stays_one():
     assert calibrate(MODELS["exits"], ENCODED, own_labels(MODELS["exits"]), max_drop=100).prune_scale == 1.0
 
 
-def test_patience_is_switched_on_or_off():
-    labels = own_labels(MODELS["patience"])
-    found = calibrate(MODELS["patience"], ENCODED, labels, max_drop=100)
-    assert found.exit_threshold == 0.0
+def test_patience_is_switched_on_where_it_saves():
+    model = tiny.build(tiny.changed(exit={"criterion": "patience", "patience": 1}), seed=3)
+    labels = own_labels(model)
+    assert calibrate(model, ENCODED, labels, max_drop=100).exit_threshold == 0.0
+    impatient = TorchEngine(model).run(ENCODED, setting=Setting(prune_scale=0.0, exit_threshold=0.0))
+    assert quality(impatient.logits, labels, "single_label") < 0.9
+    assert calibrate(model, ENCODED, labels, max_drop=0).exit_threshold is None
 
 
 def test_the_walk_stops_at_the_first_threshold_that_loses_too_much(monkeypatch):

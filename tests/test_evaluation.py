@@ -7,7 +7,7 @@ import tiny
 from magic_pyramid.cost import CostModel
 from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
 from magic_pyramid.engine.torch_engine import TorchEngine
-from magic_pyramid.evaluation import TIMED_ROWS, evaluate, flops_of
+from magic_pyramid.evaluation import TIMED_ROWS, compare, evaluate, flops_of
 from magic_pyramid.tokenization import EncodedTexts
 
 ISSUE_KEYS = {
@@ -128,13 +128,25 @@ def test_the_dense_setting_gains_nothing():
 def test_timing_alternates_between_the_dense_run_and_ours():
     engine = ScriptedEngine()
     row = evaluate(engine, CONFIG, encoded(), LABELS, setting=BOTH, batch_size=7, repeats=3)
-    timed = [setting for setting, _, _ in engine.settings[2:]]
+    timed = [setting for setting, _, _ in engine.settings[1:-1]]
     assert timed == [DENSE, BOTH] * 3
     assert {size for _, _, size in engine.settings} == {7}
     assert row["repeats"] == 3
     assert row["timed_examples"] == 3
     assert row["wall_clock_speedup"] == pytest.approx(row["dense_latency_ms"] / row["latency_ms"])
     assert row["throughput"] == pytest.approx(1000 / row["latency_ms"])
+
+
+def test_settings_compared_together_share_the_dense_run_and_take_turns():
+    engine, pruned = ScriptedEngine(), Setting(prune_scale=1.0)
+    settings = {"bert": DENSE, "ltp": pruned, "magic_pyramid": BOTH}
+    rows = compare(engine, CONFIG, encoded(), LABELS, settings=settings, repeats=2)
+    assert list(rows) == list(settings)
+    timed = [setting for setting, _, _ in engine.settings[1:-2]]
+    assert timed == [DENSE, pruned, BOTH] * 2
+    assert [setting for setting, _, _ in engine.settings].count(DENSE) == 3
+    assert rows["bert"]["flops_speedup"] == rows["bert"]["wall_clock_speedup"] == 1.0
+    assert {row["dense_latency_ms"] for row in rows.values()} == {rows["bert"]["latency_ms"]}
 
 
 def test_nothing_is_timed_with_zero_repeats():
@@ -145,9 +157,11 @@ def test_nothing_is_timed_with_zero_repeats():
 
 
 def test_a_large_set_is_timed_on_a_sample_of_all_lengths():
+    seen = []
+
     class Recorder:
         def run(self, encoded, *, setting, batch_size=None):
-            self.lengths = encoded.lengths
+            seen.append(encoded.lengths)
             n = len(encoded)
             return EngineOutput(
                 logits=np.zeros((n, 3), dtype=np.float32),
@@ -156,11 +170,11 @@ def test_a_large_set_is_timed_on_a_sample_of_all_lengths():
             )
 
     lengths = [1 + row % 90 for row in range(3 * TIMED_ROWS)]
-    engine = Recorder()
-    row = evaluate(engine, CONFIG, encoded(lengths), [0] * len(lengths), setting=BOTH, repeats=1)
-    assert row["timed_examples"] == len(engine.lengths) == TIMED_ROWS
-    assert (min(engine.lengths), max(engine.lengths)) == (1, 90)
-    assert np.mean(engine.lengths) == pytest.approx(np.mean(lengths), rel=0.02)
+    row = evaluate(Recorder(), CONFIG, encoded(lengths), [0] * len(lengths), setting=BOTH, repeats=1)
+    (sample,) = {tuple(found) for found in seen if len(found) < len(lengths)}
+    assert row["timed_examples"] == len(sample) == TIMED_ROWS
+    assert (min(sample), max(sample)) == (1, 90)
+    assert np.mean(sample) == pytest.approx(np.mean(lengths), rel=0.02)
 
 
 def test_exit_heads_are_charged_when_exits_are_on():

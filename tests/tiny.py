@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig
+from magic_pyramid.exiting.criteria import uncertainty
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.packing import PackedBatch, pack_sequences
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
@@ -59,20 +60,22 @@ FAMILIES = {
         pad_token_id=1,
         position_offset=2,
         type_vocab_size=0,
-        relative_attention_num_buckets=8,
+        relative_attention_num_buckets=32,
     ),
 }
 """One backbone of each kind of position, token type and embedding width."""
 
 
 def build(config: ModelConfig = CONFIG, *, seed: int = 0, spread: float = 0.4) -> PyramidModel:
-    """A model in evaluation mode whose every parameter, biases and norms included, is random."""
+    """A model in evaluation mode whose every parameter is random; its heads are sure of some answers."""
     torch.manual_seed(seed)
     model = PyramidModel(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("pruner."):
                 parameter.add_(torch.randn_like(parameter) * spread)
+            if name.startswith(("exit_heads.", "final_head.")):
+                parameter.mul_(3.0)
     return model
 
 
@@ -111,6 +114,17 @@ def token_lists(*lengths: int, seed: int = 0) -> list[list[int]]:
 def encoded(*lengths: int, seed: int = 0) -> EncodedTexts:
     ids = token_lists(*lengths, seed=seed)
     return EncodedTexts(ids, [[0] * len(row) for row in ids])
+
+
+def splitting_threshold(model: PyramidModel, inputs: EncodedTexts) -> float:
+    """An exit threshold at which about half of the inputs leave after the first layer, far from ties."""
+    criterion = model.config.exit.criterion
+    with torch.no_grad():
+        state = model.remove_tokens(model.begin(pack_sequences(inputs.token_ids)), 0)
+        logits = model.exit_head(0)(state.hidden_states, state.batch)
+    unsure = uncertainty(logits, problem_type=model.config.problem_type, criterion=criterion).sort().values
+    middle = len(unsure) // 2
+    return float(unsure[middle - 1 : middle + 1].mean())
 
 
 def packed(*lengths: int, seed: int = 0) -> PackedBatch:

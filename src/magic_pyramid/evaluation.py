@@ -102,7 +102,7 @@ class _Receipts:
         if not len(chosen):
             keys = ("accuracy", "dense_accuracy", "gflops", "dense_gflops", "flops_speedup")
             return {"num_examples": 0, **dict.fromkeys(keys)}
-        labels = [self.labels[row] for row in chosen]
+        labels = [self.labels[int(row)] for row in chosen]
         problem = self.config.problem_type
         return {
             "num_examples": len(chosen),

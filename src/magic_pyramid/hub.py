@@ -20,7 +20,7 @@ from magic_pyramid.packing import pack
 MODEL_TYPE = "magic_pyramid"
 
 
-class MagicPyramidConfig(PreTrainedConfig):
+class MagicPyramidConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Our config inside Hugging Face's; ``model`` is the typed form of the ``magic_pyramid`` key."""
 
     model_type = MODEL_TYPE
@@ -37,7 +37,7 @@ class MagicPyramidConfig(PreTrainedConfig):
         return ModelConfig.from_dict(self.magic_pyramid)
 
 
-class MagicPyramidForSequenceClassification(PreTrainedModel):
+class MagicPyramidForSequenceClassification(PreTrainedModel):  # type: ignore[no-untyped-call]
     """The packed model behind the padded signature that Trainer and pipelines call."""
 
     config_class = MagicPyramidConfig
@@ -49,7 +49,7 @@ class MagicPyramidForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.pyramid = PyramidModel(config.model)
         self.info: dict[str, Any] = {}
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -89,8 +89,9 @@ class MagicPyramidForSequenceClassification(PreTrainedModel):
         model.info = loaded.info
         dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
         if isinstance(dtype, torch.dtype):
-            model.to(dtype=dtype)
-        return model.eval()
+            torch.nn.Module.to(model, dtype=dtype)
+        model.train(False)
+        return model
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
         """Write our folder; tokenizer files that are there stay."""

@@ -23,7 +23,7 @@ def probabilities(logits: Float[np.ndarray, "rows labels"], problem_type: Proble
     if problem_type == "regression":
         return logits
     if problem_type == "multi_label":
-        return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+        return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
