@@ -21,11 +21,13 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 MAX_LINES = 400
 
 PUBLIC_NAMES = {
+    "CALIBRATED",
     "PRESETS",
     "BackboneConfig",
     "CheckpointError",
     "Classifier",
     "ConfigError",
+    "Example",
     "ExitConfig",
     "InputError",
     "MagicPyramidError",
@@ -36,8 +38,9 @@ PUBLIC_NAMES = {
     "PruneConfig",
     "Trace",
     "TrainConfig",
-    "__version__",
+    "demo_data",
     "demo_model_path",
+    "fit",
     "load_data",
 }
 OPTIONAL_LIBRARIES = ("matplotlib", "datasets", "pandas", "onnxruntime")

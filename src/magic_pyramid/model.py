@@ -176,7 +176,8 @@ class PyramidModel(nn.Module):
         if bool(keep.all()):
             hidden = block.finish(weights.context(), state.hidden_states)
             return replace(state, hidden_states=hidden, mass=weights.mass, kept=None)
-        hidden = block.finish(weights.context_of(keep), state.hidden_states[keep])
+        kept_states = state.hidden_states.index_select(0, keep.nonzero().flatten())
+        hidden = block.finish(weights.context_of(keep), kept_states)
         smaller = replace(state, batch=state.batch.select_tokens(keep), hidden_states=hidden)
         return replace(self.regroup(smaller), mass=weights.mass, kept=keep)
 

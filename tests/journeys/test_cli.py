@@ -276,21 +276,6 @@ def test_training_ends_with_a_table_for_people(run, model, reviews, tmp_path):
 # In a process of its own
 
 
-def test_help_loads_neither_torch_nor_transformers():
-    code = (
-        "import sys; from magic_pyramid.cli import main; main(['train', '--help']);"
-        "sys.exit(' '.join(name for name in ('torch', 'transformers', 'datasets') if name in sys.modules))"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
-    )
-    assert found.stderr == ""
-
-
 def test_rows_flow_from_standard_input_to_standard_output(model):
     with process("predict", model, "--input", "-", stdin=subprocess.PIPE) as child:
         out, err = child.communicate(b'{"text": "a lovely film"}\n{"text": ""}\n', timeout=120)

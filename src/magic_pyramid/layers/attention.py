@@ -41,12 +41,12 @@ class AttentionWeights:
         )
 
     def context_of(self, keep: Bool[Tensor, " tokens"]) -> Float[Tensor, "kept hidden"]:
-        """What the kept tokens see; long sequences skip the work of the others."""
+        """What the kept tokens see; a sequence that attends alone skips the work of the others."""
         if any(group.rows.shape[0] > 1 for group in self.layout.groups):
-            return self.context()[keep]
+            return self.context().index_select(0, keep.nonzero().flatten())
         parts = []
         for group, probs, values in self._parts():
-            queries = probs[:, :, keep[group.rows[0]]]
+            queries = probs.index_select(2, group.entries_of(keep).nonzero().flatten())
             parts.append((functional.dropout(queries, self.dropout) @ values)[0].transpose(0, 1).flatten(1))
         if self.layout.inverse is None:
             return torch.cat(parts)
