@@ -51,7 +51,7 @@ def measured(model, found, labels):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("max_drop", [0.0, 4.0, 20.0])
+@pytest.mark.parametrize("max_drop", [0.0, 10.0])
 def test_the_engine_confirms_what_was_promised(name, max_drop):
     model, labels = MODELS[name], own_labels(MODELS[name])
     found = calibrate(model, ENCODED, labels, max_drop=max_drop)
@@ -64,7 +64,7 @@ def test_the_engine_confirms_what_was_promised(name, max_drop):
 
 
 @given(st.floats(0, 40), st.floats(0, 40), st.sampled_from(["both", "exits", "pruner"]))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 def test_more_loss_allowed_is_never_slower(one, other, name):
     labels = own_labels(MODELS[name])
     low, high = (

@@ -166,12 +166,12 @@ def test_a_plain_model_needs_no_calibration(encoder_folder, untrained, tmp_path)
 @pytest.mark.parametrize(
     ("rows", "config", "expected"),
     [
-        (32_000, TrainConfig(), (3, 1, 1, 2)),
-        (3_200, TrainConfig(), (3, 3, 3, 3)),
+        (1_000, TrainConfig(max_sequences_per_batch=1), (3, 1, 1, 2)),
+        (100, TrainConfig(max_sequences_per_batch=1), (3, 3, 3, 3)),
         (8, TrainConfig(), (10, 10, 10, 10)),
         (8, TrainConfig(min_steps=0), (3, 1, 1, 2)),
         (8, TrainConfig(epochs={"finetune": 20.0, "soft_prune": 0.0}), (20, 0, 0, 0)),
-        (3_200, TrainConfig(gradient_accumulation=2), (6, 6, 6, 6)),
+        (100, TrainConfig(max_sequences_per_batch=1, gradient_accumulation=2), (6, 6, 6, 6)),
     ],
     ids=["large", "medium", "small", "never", "as given", "accumulated"],
 )

@@ -29,7 +29,7 @@ def demo(
     ] = None,
     repeats: Annotated[
         int, typer.Option("--repeats", min=0, help="Timed runs of each side, alternating; 0 times nothing.")
-    ] = 5,
+    ] = 3,
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=2, help="Use at most so many texts of each set.")
     ] = None,

@@ -84,7 +84,7 @@ class ThresholdPruner(nn.Module):
 
     def prunes_at(self, layer: int, *, scale: float) -> bool:
         """Whether the layer may remove tokens; a threshold of exactly 0 removes none."""
-        return scale > 0 and float(self.token_thresholds[layer]) > 0
+        return scale > 0 and float(self.token_thresholds[layer].detach()) > 0
 
     def protected(self, batch: PackedBatch) -> Bool[Tensor, " tokens"]:
         """Tokens that are never removed: the first of each sequence, and separators where asked."""
