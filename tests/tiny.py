@@ -117,14 +117,14 @@ def encoded(*lengths: int, seed: int = 0) -> EncodedTexts:
 
 
 def splitting_threshold(model: PyramidModel, inputs: EncodedTexts) -> float:
-    """An exit threshold at which about half of the inputs leave after the first layer, far from ties."""
+    """An exit threshold at which some inputs leave after the first layer: in the widest gap, far from ties."""
     criterion = model.config.exit.criterion
     with torch.no_grad():
         state = model.remove_tokens(model.begin(pack_sequences(inputs.token_ids)), 0)
         logits = model.exit_head(0)(state.hidden_states, state.batch)
     unsure = uncertainty(logits, problem_type=model.config.problem_type, criterion=criterion).sort().values
-    middle = len(unsure) // 2
-    return float(unsure[middle - 1 : middle + 1].mean())
+    widest = int(unsure.diff().argmax())
+    return float(unsure[widest : widest + 2].mean())
 
 
 def packed(*lengths: int, seed: int = 0) -> PackedBatch:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.text import Text
@@ -12,8 +12,14 @@ from magic_pyramid.cli.options import DEMO, JsonOption, ThreadsOption
 from magic_pyramid.cli.output import print_json, say, show
 from magic_pyramid.data import Example
 
-_DRAWN_WORDS = range(14, 26)
-"""A text of so many words fills a terminal's width, and no more."""
+if TYPE_CHECKING:
+    from magic_pyramid.classifier import Classifier
+
+_DRAWN_WORDS = range(16, 32)
+"""A text of so many words fills a terminal's width, and little more."""
+_TRIED_TEXTS = 300
+_MOST_KEPT = 0.75
+"""Share of its tokens that a drawn text has at most left when it leaves."""
 
 EXAMPLES = (
     "magic-pyramid demo",
@@ -60,7 +66,7 @@ def demo(
     table = demo_rows(cast("Any", classifier), examples, repeats=repeats)
     trace = None
     if picture is not None or not as_json:
-        trace = classifier.explain(drawn_example(examples).inputs)
+        trace = classifier.explain(drawn_example(examples, classifier).inputs)
         draw_files(trace, png=picture, html=None)
     if as_json:
         print_json(table)
@@ -69,7 +75,13 @@ def demo(
         show(evaluation_renderable(table["rows"]), Text(), pyramid_renderable(trace))
 
 
-def drawn_example(examples: Sequence[Example]) -> Example:
-    """The first text that is neither too short nor too long for a picture; else the first."""
-    fitting = (example for example in examples if len(example.text.split()) in _DRAWN_WORDS)
-    return next(fitting, examples[0])
+def drawn_example(examples: Sequence[Example], classifier: "Classifier") -> Example:
+    """A text that shows both halves: of those that fit a picture, the first that lost tokens and left early."""
+    fitting = [example for example in examples if len(example.text.split()) in _DRAWN_WORDS][:_TRIED_TEXTS]
+    if not fitting:
+        return examples[0]
+    answers = classifier.predict([example.inputs for example in fitting])
+    left_early = answers.exit_layer < answers.num_tokens.shape[1] - 2
+    kept = answers.num_tokens[range(len(fitting)), answers.exit_layer + 1] / answers.num_tokens[:, 0]
+    both = left_early & (kept <= _MOST_KEPT)
+    return fitting[int(both.argmax())]
