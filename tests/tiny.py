@@ -117,7 +117,7 @@ def encoded(*lengths: int, seed: int = 0) -> EncodedTexts:
 
 
 def splitting_threshold(model: PyramidModel, inputs: EncodedTexts) -> float:
-    """An exit threshold at which some inputs leave after the first layer: in the widest gap, far from ties."""
+    """An exit threshold in the widest gap: some inputs leave after the first layer, none is near a tie."""
     criterion = model.config.exit.criterion
     with torch.no_grad():
         state = model.remove_tokens(model.begin(pack_sequences(inputs.token_ids)), 0)

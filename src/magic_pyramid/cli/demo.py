@@ -76,7 +76,7 @@ def demo(
 
 
 def drawn_example(examples: Sequence[Example], classifier: "Classifier") -> Example:
-    """A text that shows both halves: of those that fit a picture, the first that lost tokens and left early."""
+    """A text that shows both halves: the first that fits a picture, lost tokens and left early."""
     fitting = [example for example in examples if len(example.text.split()) in _DRAWN_WORDS][:_TRIED_TEXTS]
     if not fitting:
         return examples[0]
