@@ -201,8 +201,29 @@ def test_the_machine_is_named():
 
 
 def test_the_machine_is_named_without_a_list_of_processors(monkeypatch):
-    monkeypatch.setattr(fitting, "_cpu_info", list)
+    monkeypatch.setattr(fitting.Path, "exists", lambda _: False)
     assert machine().rpartition(", ")[0]
+
+
+def test_only_the_main_process_saves(encoder_folder, untrained, tmp_path, monkeypatch):
+    class Second:
+        is_main = False
+
+        @classmethod
+        def join(cls, *, use_cpu):
+            return cls()
+
+    monkeypatch.setattr(fitting, "Processes", Second)
+    assert fit(model=encoder_folder, data=data(), output=tmp_path / "out") == {}
+    assert untrained
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_separator_comes_from_the_tokenizer_where_the_encoder_names_none(untrained, tmp_path):
+    silent = tiny.PLAIN.replace(backbone=tiny.BACKBONE.replace(sep_token_id=None))
+    to_huggingface(tiny.build(silent), tmp_path / "encoder", encoder=ENCODER)
+    fit(model=str(tmp_path / "encoder"), data=data(), output=tmp_path / "out")
+    assert untrained["model"].config.backbone.sep_token_id == tiny.SEP
 
 
 @pytest.mark.parametrize(

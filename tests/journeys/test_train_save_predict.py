@@ -17,7 +17,7 @@ GOOD, BAD, FILLER = (
     ["film", "plot", "actor", "scene", "the"],
 )
 FAST = TrainConfig(
-    epochs={"finetune": 10, "soft_prune": 1, "hard_prune": 1, "distill_exits": 1},
+    epochs={"finetune": 8, "soft_prune": 1, "hard_prune": 1, "distill_exits": 1},
     min_steps=0,
     learning_rate=3e-3,
     learning_rate_exits=1e-2,
@@ -37,7 +37,7 @@ def reviews(count, *, seed):
 
 def write_data(folder):
     folder.mkdir()
-    for name, count, seed in (("train", 160, 0), ("validation", 40, 1), ("test", 40, 2)):
+    for name, count, seed in (("train", 128, 0), ("validation", 40, 1), ("test", 40, 2)):
         rows = [f"{label}\t{text}" for text, label in reviews(count, seed=seed)]
         (folder / f"{name}.tsv").write_text("\n".join(["label\ttext", *rows]), encoding="utf-8")
     return folder
