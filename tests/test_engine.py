@@ -122,26 +122,6 @@ def test_every_criterion_leaves_at_the_first_layer_that_passes(name, batch_size)
         np.testing.assert_allclose(output.logits[row], expected[0].numpy(), atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("norm", ["kept", "input", "fixed"])
-def test_what_leaves_early_does_not_change_what_stays(norm):
-    model = tiny.build(tiny.changed(prune={"score_norm": norm, "fixed_length": 8}), seed=3)
-    encoded = tiny.encoded(*LENGTHS)
-    engine, setting = TorchEngine(model), Setting(exit_threshold=tiny.splitting_threshold(model, encoded))
-    together = engine.run(encoded, setting=setting)
-    assert len(set(together.exit_layer.tolist())) > 1
-    assert_same(together, engine.run(encoded, setting=setting, batch_size=1))
-
-
-def test_patience_goes_on_counting_for_those_that_stay():
-    deep = tiny.BACKBONE.replace(num_hidden_layers=6)
-    exits = ExitConfig(head_size=8, criterion="patience", patience=2)
-    model = tiny.build(tiny.PLAIN.replace(backbone=deep, exit=exits), seed=3)
-    engine, setting = TorchEngine(model), Setting(exit_threshold=0.0)
-    together = engine.run(tiny.encoded(*LENGTHS), setting=setting)
-    assert len(set(together.exit_layer.tolist())) > 1
-    assert_same(together, engine.run(tiny.encoded(*LENGTHS), setting=setting, batch_size=1))
-
-
 def test_patience_needs_agreement_in_a_row():
     output = run(tiny.changed(exit={"criterion": "patience", "patience": 2}))
     assert 0 not in output.exit_layer

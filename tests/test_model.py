@@ -229,15 +229,6 @@ def test_sequences_that_leave_take_their_tokens_along():
     assert smaller.input_lengths.tolist() == [9, 6]
 
 
-def test_the_length_of_the_input_is_remembered_when_others_leave():
-    model = tiny.build(tiny.changed(prune={"manual_thresholds": (1.0, 1.0, 1.0)}))
-    with torch.no_grad():
-        pruned = model.remove_tokens(model.begin(tiny.packed(*LENGTHS)), 0)
-    left = pruned.select_sequences(torch.tensor([False, True, True]))
-    assert left.batch.lengths.tolist() == [1, 1]
-    assert left.input_lengths.tolist() == [2, 6]
-
-
 @pytest.mark.parametrize("name", tiny.FAMILIES)
 def test_a_step_without_autograd_equals_one_with_it(name):
     model = tiny.build(tiny.CONFIG.replace(backbone=tiny.FAMILIES[name]))
