@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 ROWS = (
     ("errors",),
-    ("config",),
-    ("packing", "tokenization", "data", "backbones", "metrics"),
+    ("activations", "config"),
+    ("packing", "linear", "tokenization", "data", "backbones", "metrics"),
     ("layers", "pruning", "exiting", "cost"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),

@@ -3,7 +3,6 @@ import torch
 import transformers
 
 from magic_pyramid.backbones import (
-    ACTIVATIONS,
     FAMILIES,
     backbone_config,
     backbone_problems,
@@ -14,7 +13,6 @@ from magic_pyramid.backbones import (
 )
 from magic_pyramid.config import BackboneConfig
 from magic_pyramid.errors import CheckpointError
-from magic_pyramid.layers.feedforward import ACTIVATIONS as LAYER_ACTIVATIONS
 
 TINY = {
     "vocab_size": 20,
@@ -111,10 +109,6 @@ def test_what_is_not_supported_is_refused_by_name(config, message):
 def test_all_problems_of_a_config_are_named_at_once():
     with pytest.raises(CheckpointError, match=r"is_decoder.*vocab_size.*hidden_act"):
         tiny(is_decoder=True, vocab_size=-1, hidden_act="mish")
-
-
-def test_the_activations_are_those_the_layers_have():
-    assert set(ACTIVATIONS) == set(LAYER_ACTIVATIONS)
 
 
 def test_problems_of_our_own_config_are_named():

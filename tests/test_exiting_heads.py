@@ -58,7 +58,7 @@ def attend_with_every_query(attention: FirstTokenAttention, states: Tensor) -> T
 def reference(head: Any, states: Tensor) -> Tensor:
     """Logits of one sequence, with every query computed and all but the first thrown away."""
     if isinstance(head, FastBertHead):
-        narrowed = torch.tanh(head.narrow(states))
+        narrowed = head.narrow(states)
         return head.output(torch.tanh(head.dense(attend_with_every_query(head.attention, narrowed))))[0]
     if isinstance(head, BlockHead):
         states = head.attention_norm(states + attend_with_every_query(head.attention, states))

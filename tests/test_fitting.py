@@ -185,6 +185,17 @@ def test_small_splits_are_repeated(rows, config, expected, encoder_folder, untra
     assert tuple(untrained["config"].epochs_of(stage) for stage in STAGES) == expected
 
 
+def test_a_token_budget_makes_more_steps_of_long_texts(encoder_folder, untrained, tmp_path):
+    config = TrainConfig(tokens_per_batch=64, min_steps=300)
+    fit(
+        model=encoder_folder,
+        data=data(rows=100, words=400, validation=0),
+        output=tmp_path / "o",
+        config=config,
+    )
+    assert [untrained["config"].epochs_of(stage) for stage in STAGES] == [3, 3, 3, 3]
+
+
 def test_the_numbers_that_a_stage_kept_go_into_its_row():
     kept = {"quality": 0.9, "loss": 0.3, "gflops": 0.1, "kept_tokens": [4.0], "exit_quality": {"0": 0.5}}
     row = fitting._stage_row({"name": "hard_prune", "num_steps": 7, "seconds": 2.04, "kept": kept})

@@ -114,6 +114,14 @@ def test_select_tokens_drops_tokens_and_keeps_their_positions():
     assert batch.sequence_ids.tolist() == [0, 1]
 
 
+def test_per_token_repeats_the_value_of_the_sequence():
+    assert small().per_token(torch.tensor([7, 9])).tolist() == [7, 7, 7, 9, 9]
+    assert small().select_sequences(torch.tensor([False, True])).per_token(torch.tensor([9])).tolist() == [
+        9,
+        9,
+    ]
+
+
 def test_select_tokens_may_empty_a_sequence():
     batch = small().select_tokens(torch.tensor([False, False, False, True, True]))
     assert batch.lengths.tolist() == [0, 2]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from magic_pyramid.checkpoint import load_model, with_config
 from magic_pyramid.classifier import Classifier
@@ -68,11 +69,12 @@ def fit(
     config = config or TrainConfig()
     loaded = load_model(model, seed=config.seed)
     encoder = TextEncoder.from_pretrained(loaded.folder)
-    changes = dict(model_changes or {})
-    changes.setdefault("max_length", _default_length(loaded.model.config, encoder, data))
+    limit = min(LONGEST_BY_DEFAULT, loaded.model.config.backbone.max_length)
+    lengths = _lengths(loaded.model.config, encoder, data)
+    changes = {"max_length": _default_length(lengths, limit=limit), **(model_changes or {})}
     fresh = _model_config(loaded.model.config, encoder, data, dropout=config.dropout)
     model_config = _changed(apply_preset(fresh, chosen), changes)
-    config = _enough_steps(config, num_rows=len(data.splits["train"]))
+    config = _enough_steps(config, lengths.clip(max=model_config.max_length))
     started = datetime.now(UTC)
     new = with_config(loaded.model, model_config, seed=config.seed).model
     report = train(
@@ -158,10 +160,14 @@ def _model_config(
     )
 
 
-def _default_length(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> int:
-    limit = min(LONGEST_BY_DEFAULT, base.backbone.max_length)
-    encoded = encoder.encode([example.inputs for example in data.splits["train"]], max_length=limit)
-    return min(limit, max(16, int(np.ceil(np.quantile(encoded.lengths, COVERED_SHARE) / 8)) * 8))
+def _lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int64[np.ndarray, " rows"]:
+    """Tokens of each train text, as far as the backbone can read."""
+    texts = [example.inputs for example in data.splits["train"]]
+    return np.asarray(encoder.encode(texts, max_length=base.backbone.max_length).lengths)
+
+
+def _default_length(lengths: Int64[np.ndarray, " rows"], *, limit: int) -> int:
+    return min(limit, max(16, int(np.ceil(np.quantile(lengths, COVERED_SHARE) / 8)) * 8))
 
 
 def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
@@ -184,9 +190,10 @@ def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig.from_dict(nested)
 
 
-def _enough_steps(config: TrainConfig, *, num_rows: int) -> TrainConfig:
+def _enough_steps(config: TrainConfig, lengths: Int64[np.ndarray, " rows"]) -> TrainConfig:
     """Repeat a small train split until each stage makes about ``min_steps`` steps."""
-    per_epoch = max(1.0, num_rows / config.max_sequences_per_batch / config.gradient_accumulation)
+    batches = max(len(lengths) / config.max_sequences_per_batch, lengths.sum() / config.tokens_per_batch)
+    per_epoch = max(1.0, batches / config.gradient_accumulation)
     epochs = {
         name: max(config.epochs_of(name), round(config.min_steps / per_epoch))
         if config.epochs_of(name)

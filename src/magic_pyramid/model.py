@@ -46,11 +46,11 @@ class EncoderState:
 
     def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> "EncoderState":
         """Drop finished sequences."""
-        tokens = keep[self.batch.sequence_of_token]
+        tokens = self.batch.per_token(keep).nonzero().flatten()
         return replace(
             self,
             batch=self.batch.select_sequences(keep),
-            hidden_states=self.hidden_states[tokens],
+            hidden_states=self.hidden_states.index_select(0, tokens),
             input_lengths=self.input_lengths[keep],
         )
 
@@ -173,12 +173,12 @@ class PyramidModel(nn.Module):
         block = self.block(layer)
         weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
         keep = self.pruner.keep_mask(layer, weights.mass, state.batch, state.input_lengths, scale=scale)
-        if bool(keep.all()):
+        kept = keep.nonzero().flatten()
+        if len(kept) == state.batch.num_tokens:
             hidden = block.finish(weights.context(), state.hidden_states)
             return replace(state, hidden_states=hidden, mass=weights.mass, kept=None)
-        kept_states = state.hidden_states.index_select(0, keep.nonzero().flatten())
-        hidden = block.finish(weights.context_of(keep), kept_states)
-        smaller = replace(state, batch=state.batch.select_tokens(keep), hidden_states=hidden)
+        hidden = block.finish(weights.context_of(kept), state.hidden_states.index_select(0, kept))
+        smaller = replace(state, batch=state.batch.take_tokens(kept), hidden_states=hidden)
         return replace(self.regroup(smaller), mass=weights.mass, kept=keep)
 
     def regroup(self, state: EncoderState) -> EncoderState:

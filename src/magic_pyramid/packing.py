@@ -1,6 +1,7 @@
 """Ragged batches: sequences stored back to back, without padding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from magic_pyramid.errors import InputError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PackedBatch:
     """All tokens of all sequences of a batch in one row; no padding anywhere.
 
@@ -38,48 +39,57 @@ class PackedBatch:
         """Sequences in the batch."""
         return int(self.sequence_ids.shape[0])
 
-    @property
+    @cached_property
     def lengths(self) -> Int64[Tensor, " seqs"]:
         """Tokens of each sequence."""
         return self.cu_seqlens.diff().long()
 
-    @property
+    @cached_property
     def first_tokens(self) -> Int64[Tensor, " seqs"]:
         """Row of each sequence's first token, [CLS]."""
         return self.cu_seqlens[:-1].long()
 
-    @property
+    @cached_property
     def sequence_of_token(self) -> Int64[Tensor, " tokens"]:
         """Row number, in this batch, of the sequence each token belongs to."""
         rows = torch.arange(self.num_sequences, device=self.cu_seqlens.device)
         return rows.repeat_interleave(self.lengths, output_size=self.num_tokens)
 
+    def per_token(self, values: Shaped[Tensor, " seqs"]) -> Shaped[Tensor, " tokens"]:
+        """Each sequence's value, once for every one of its tokens."""
+        if self.num_sequences == 1:
+            return values.expand(self.num_tokens)
+        return values[self.sequence_of_token]
+
     def select_tokens(self, keep: Bool[Tensor, " tokens"]) -> Self:
         """Drop the tokens that are not kept; every sequence keeps its place, even if it becomes empty."""
-        kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
-        kept = keep.nonzero().flatten()
+        return self.take_tokens(keep.nonzero().flatten())
+
+    def take_tokens(self, kept: Int64[Tensor, " kept"]) -> Self:
+        """``select_tokens`` by the ascending packed rows of the tokens that stay."""
         return type(self)(
             token_ids=self.token_ids.index_select(0, kept),
             position_ids=self.position_ids.index_select(0, kept),
             token_type_ids=self.token_type_ids.index_select(0, kept),
-            cu_seqlens=kept_before[self.cu_seqlens.long()].int(),
+            cu_seqlens=torch.searchsorted(kept, self.cu_seqlens, out_int32=True),
             sequence_ids=self.sequence_ids,
         )
 
     def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> Self:
         """Drop the sequences that are not kept, with all their tokens."""
-        tokens = keep[self.sequence_of_token]
+        tokens = self.per_token(keep).nonzero().flatten()
         return type(self)(
-            token_ids=self.token_ids[tokens],
-            position_ids=self.position_ids[tokens],
-            token_type_ids=self.token_type_ids[tokens],
+            token_ids=self.token_ids.index_select(0, tokens),
+            position_ids=self.position_ids.index_select(0, tokens),
+            token_type_ids=self.token_type_ids.index_select(0, tokens),
             cu_seqlens=offsets(self.lengths[keep]),
             sequence_ids=self.sequence_ids[keep],
         )
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return type(self)(**{name: getattr(self, name).to(device) for name in self.__slots__})
+        names = [field.name for field in fields(self)]
+        return type(self)(**{name: getattr(self, name).to(device) for name in names})
 
 
 def offsets(lengths: Int[Tensor, " seqs"]) -> Int32[Tensor, " seqs_plus_1"]:

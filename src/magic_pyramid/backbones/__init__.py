@@ -1,6 +1,6 @@
 """Encoders of Hugging Face that we read and write: reversible tables as data, and two functions each way."""
 
-from magic_pyramid.backbones.families import ACTIVATIONS, FAMILIES
+from magic_pyramid.backbones.families import FAMILIES
 from magic_pyramid.backbones.translate import (
     Translated,
     backbone_config,
@@ -12,7 +12,6 @@ from magic_pyramid.backbones.translate import (
 )
 
 __all__ = [
-    "ACTIVATIONS",
     "FAMILIES",
     "Translated",
     "backbone_config",

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "tanh")
-"""Activations our layers have, by their Hugging Face names."""
-
 Names = Mapping[str, tuple[str, ...]]
 """Our module -> their modules; three of them are stacked into one (query, key, value). ``#`` is the layer."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from magic_pyramid.backbones.families import ACTIVATIONS, FAMILIES, IGNORED, LEGACY_SUFFIXES, REFUSED, Family
+from magic_pyramid.activations import ACTIVATIONS
+from magic_pyramid.backbones.families import FAMILIES, IGNORED, LEGACY_SUFFIXES, REFUSED, Family
 from magic_pyramid.config import BackboneConfig
 from magic_pyramid.errors import CheckpointError, nearest
 

@@ -5,27 +5,19 @@ Each reads only the first token's result, so only that token's query is computed
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from magic_pyramid.activations import ACTIVATIONS
 from magic_pyramid.config import ExitConfig, ModelConfig
+from magic_pyramid.linear import Linear
 from magic_pyramid.packing import PackedBatch, unpack
 
 HeadKind = Literal["fastbert", "cls", "block"]
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "tanh": torch.tanh,
-}
 _NO_INPUT_DROPOUT = frozenset({"bert", "distilbert"})
 """Model types whose classifier drops out after its first layer only."""
 
@@ -42,7 +34,7 @@ class FastBertHead(nn.Module):
         super().__init__()
         settings = config.exit or ExitConfig()
         size = settings.head_size
-        self.narrow = nn.Linear(config.backbone.hidden_size, size)
+        self.narrow = Linear(config.backbone.hidden_size, size, activation="tanh")
         self.attention = FirstTokenAttention(size, num_heads=settings.head_attention_heads)
         self.dense = nn.Linear(size, size)
         self.output = nn.Linear(size, config.num_labels)
@@ -52,7 +44,7 @@ class FastBertHead(nn.Module):
         self, hidden_states: Float[Tensor, "tokens hidden"], batch: PackedBatch
     ) -> Float[Tensor, "seqs labels"]:
         """Logits of each sequence, from all of its tokens."""
-        narrowed = self.dropout(torch.tanh(self.narrow(hidden_states)))
+        narrowed = self.dropout(self.narrow(hidden_states))
         seen = self.attention(narrowed, batch)
         logits: Tensor = self.output(self.dropout(torch.tanh(self.dense(seen))))
         return logits
@@ -66,7 +58,7 @@ class ClsHead(nn.Module):
         backbone = config.backbone
         self.dense = nn.Linear(backbone.hidden_size, backbone.hidden_size)
         self.output = nn.Linear(backbone.hidden_size, config.num_labels)
-        self.activation = _ACTIVATIONS[backbone.head_act]
+        self.activation = ACTIVATIONS[backbone.head_act]
         drops_input = backbone.model_type not in _NO_INPUT_DROPOUT
         self.input_dropout = nn.Dropout(backbone.classifier_dropout if drops_input else 0.0)
         self.dropout = nn.Dropout(backbone.classifier_dropout)
@@ -96,7 +88,7 @@ class BlockHead(nn.Module):
         self.up = nn.Linear(size, backbone.intermediate_size)
         self.down = nn.Linear(backbone.intermediate_size, size)
         self.output_norm = nn.LayerNorm(size, eps=backbone.layer_norm_eps)
-        self.activation = _ACTIVATIONS[backbone.hidden_act]
+        self.activation = ACTIVATIONS[backbone.hidden_act]
         self.dropout = nn.Dropout(backbone.classifier_dropout)
         self.classifier = ClsHead(config)
 
@@ -129,10 +121,10 @@ class FirstTokenAttention(nn.Module):
         """What the first token of each sequence sees among its own tokens."""
         size = states.shape[-1]
         split = (self.num_heads, size // self.num_heads)
-        queries = self.query(states[batch.first_tokens]).view(-1, *split)
-        folded = torch.einsum("shk,hki->shi", queries, self.key.weight.view(*split, size))
-        seen = _attend(states, folded.to(states.dtype) / math.sqrt(split[1]), batch)
-        values = torch.einsum("shi,hki->shk", seen, self.value.weight.view(*split, size))
+        queries = self.query(states[batch.first_tokens]).view(-1, *split).transpose(0, 1)
+        folded = (queries @ self.key.weight.view(*split, size)).transpose(0, 1)
+        seen = _attend(states, folded.to(states.dtype) / math.sqrt(split[1]), batch).transpose(0, 1)
+        values = (seen @ self.value.weight.view(*split, size).transpose(1, 2)).transpose(0, 1)
         output: Tensor = self.output(values.flatten(1) + self.value.bias)
         return output
 

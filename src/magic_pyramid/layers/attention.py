@@ -8,12 +8,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_pyramid.config import BackboneConfig
 from magic_pyramid.layers.layout import Group, Layout
+from magic_pyramid.linear import Linear
 
 Bias = tuple[Float[Tensor, "_ heads _ _"], ...]
 """Relative position bias of each group of a layout."""
@@ -40,18 +41,14 @@ class AttentionWeights:
             ]
         )
 
-    def context_of(self, keep: Bool[Tensor, " tokens"]) -> Float[Tensor, "kept hidden"]:
-        """What the kept tokens see; a sequence that attends alone skips the work of the others."""
-        if any(group.rows.shape[0] > 1 for group in self.layout.groups):
-            return self.context().index_select(0, keep.nonzero().flatten())
-        parts = []
-        for group, probs, values in self._parts():
-            queries = probs.index_select(2, group.entries_of(keep).nonzero().flatten())
-            parts.append((functional.dropout(queries, self.dropout) @ values)[0].transpose(0, 1).flatten(1))
-        if self.layout.inverse is None:
-            return torch.cat(parts)
-        order = torch.cat([group.rows[0] for group in self.layout.groups])
-        return torch.cat(parts)[order[keep[order]].argsort()]
+    def context_of(self, kept: Int64[Tensor, " kept"]) -> Float[Tensor, "kept hidden"]:
+        """What the tokens at these packed rows see; a single sequence skips the work of most others."""
+        is_single = len(self.probs) == 1 and self.probs[0].shape[0] == 1
+        # Picking the queries copies their probabilities, which costs more than the work of a few.
+        if not is_single or 2 * len(kept) > len(self.mass):
+            return self.context().index_select(0, kept)
+        queries = self.probs[0].index_select(2, kept)
+        return (functional.dropout(queries, self.dropout) @ self.values[0])[0].transpose(0, 1).flatten(1)
 
     def _parts(self) -> "zip[tuple[Group, Tensor, Tensor]]":
         return zip(self.layout.groups, self.probs, self.values, strict=True)
@@ -64,8 +61,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self, hidden_states: Float[Tensor, "tokens hidden"], layout: Layout, bias: Bias | None
@@ -93,10 +90,8 @@ class Attention(nn.Module):
         probs, values, masses = [], [], []
         for index, group in enumerate(layout.groups):
             query, key, value = self._heads(qkv, group)
-            scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
             added = _key_bias(group, None if bias is None else bias[index], query)
-            scores = scores if added is None else scores + added
-            weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
+            weights = _softmax(_scores(query, key, added))
             probs.append(weights.to(value.dtype))
             values.append(value)
             masses.append(_mass(weights, group))
@@ -126,6 +121,26 @@ def _key_bias(group: Group, bias: Tensor | None, like: Tensor) -> Tensor | None:
     padding = torch.zeros(group.valid.shape, dtype=like.dtype, device=like.device)
     padding = padding.masked_fill(~group.valid, -torch.inf)[:, None, None, :]
     return padding if bias is None else padding + bias.to(like.dtype)
+
+
+def _scores(query: Tensor, key: Tensor, added: Tensor | None) -> Tensor:
+    """Scaled products of queries and keys, plus what is added to them."""
+    scale = 1.0 / math.sqrt(query.shape[-1])
+    if query.shape[0] > 1:
+        scores = (query * scale) @ key.transpose(-1, -2)
+        return scores if added is None else scores + added
+    unused = query.new_empty(()) if added is None else added[0]
+    scores = torch.baddbmm(
+        unused, query[0], key[0].transpose(-1, -2), beta=0.0 if added is None else 1.0, alpha=scale
+    )
+    return scores[None]
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Probabilities in fp32; in inference in the scores' own memory, as fresh pages cost more than exp."""
+    if torch.is_inference_mode_enabled() and scores.dtype == torch.float32:
+        return torch.softmax(scores, dim=-1, out=scores)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32)
 
 
 def _mass(probs: Tensor, group: Group) -> Tensor:

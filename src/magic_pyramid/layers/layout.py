@@ -56,9 +56,12 @@ class Layout:
 
 def plan_layout(batch: PackedBatch) -> Layout:
     """Group sequences of similar length; on a GPU all of them form one group."""
+    device = batch.cu_seqlens.device
+    if batch.num_sequences == 1:
+        rows = torch.arange(batch.num_tokens, device=device)[None]
+        return Layout(groups=(Group(rows=rows, valid=None, entries=None, start=0),), inverse=None)
     lengths = batch.lengths.tolist()
     starts = batch.cu_seqlens.tolist()
-    device = batch.cu_seqlens.device
     is_cpu = device.type == "cpu"
     members = _similar_lengths(lengths) if is_cpu else [list(range(len(lengths)))]
     groups = tuple(_group([starts[i] for i in rows], [lengths[i] for i in rows], device) for rows in members)

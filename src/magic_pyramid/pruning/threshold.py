@@ -49,7 +49,7 @@ class ThresholdPruner(nn.Module):
             alive: tokens of each sequence that count as alive, for ``score_norm`` "kept".
         """
         divisor = self._divisor(alive=alive, input_lengths=batch.lengths)
-        importance = mass / divisor[batch.sequence_of_token]
+        importance = mass / batch.per_token(divisor)
         soft = torch.sigmoid((importance - self.token_thresholds[layer]) / self.config.temperature)
         protected = self._separators(batch) if self.config.gate_cls else self.protected(batch)
         return soft.masked_fill(protected, 1.0)
@@ -73,18 +73,21 @@ class ThresholdPruner(nn.Module):
             scale: multiplier of the threshold, >= 0.
         """
         bar = self.mass_threshold(layer, batch, input_lengths, scale=scale)
-        return (mass >= bar[batch.sequence_of_token]) | self.protected(batch)
+        return (mass >= batch.per_token(bar)).logical_or_(self.protected(batch))
 
     def mass_threshold(
         self, layer: int, batch: PackedBatch, input_lengths: Int64[Tensor, " seqs"], *, scale: float
     ) -> Float[Tensor, " seqs"]:
         """The attention mass below which a token of each sequence is removed."""
-        bar = (self.token_thresholds[layer] * scale).clamp(min=SMALLEST_THRESHOLD)
+        bar = (self._threshold(layer) * scale).clamp(min=SMALLEST_THRESHOLD)
         return bar * self._divisor(alive=batch.lengths, input_lengths=input_lengths)
 
     def prunes_at(self, layer: int, *, scale: float) -> bool:
         """Whether the layer may remove tokens; a threshold of exactly 0 removes none."""
-        return scale > 0 and float(self.token_thresholds[layer].detach()) > 0
+        return scale > 0 and float(self._threshold(layer).detach()) > 0
+
+    def _threshold(self, layer: int) -> Float[Tensor, ""]:
+        return (self.initial[layer] + self.delta[layer]).clamp(min=0.0)
 
     def protected(self, batch: PackedBatch) -> Bool[Tensor, " tokens"]:
         """Tokens that are never removed: the first of each sequence, and separators where asked."""
@@ -100,12 +103,9 @@ class ThresholdPruner(nn.Module):
 
     def _divisor(self, *, alive: Tensor, input_lengths: Tensor) -> Float[Tensor, " seqs"]:
         """What turns a sequence's attention mass into importance."""
-        divisors = {
-            "kept": alive,
-            "input": input_lengths,
-            "fixed": torch.full_like(input_lengths, self.config.fixed_length),
-        }
-        return divisors[self.config.score_norm].to(torch.float32)
+        if self.config.score_norm == "fixed":
+            return torch.full_like(alive, self.config.fixed_length, dtype=torch.float32)
+        return (alive if self.config.score_norm == "kept" else input_lengths).to(torch.float32)
 
 
 def initial_thresholds(config: PruneConfig, num_layers: int) -> Float[Tensor, " layers"]:
