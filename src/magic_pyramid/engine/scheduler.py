@@ -29,3 +29,14 @@ def plan_batches(lengths: list[int], *, tokens_per_batch: int, batch_size: int |
             batches.append([index])
             tokens = lengths[index]
     return batches
+
+
+def cut_by_tokens(batches: list[list[int]], lengths: list[int], *, tokens_per_batch: int) -> list[list[int]]:
+    """The same batches, those above the token budget in several parts."""
+    return [
+        [batch[place] for place in part]
+        for batch in batches
+        for part in plan_batches(
+            [lengths[index] for index in batch], tokens_per_batch=tokens_per_batch, batch_size=None
+        )
+    ]
