@@ -14,6 +14,7 @@ from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.interface import Engine, Setting, default_setting
 from magic_pyramid.engine.ort_engine import OrtEngine
+from magic_pyramid.engine.ort_session import prefer_threads
 from magic_pyramid.engine.segments import is_exported
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
@@ -292,3 +293,4 @@ def use_threads(count: int) -> None:
     if count < 1:
         raise InputError(f"threads is {count}; give at least 1")
     torch.set_num_threads(count)
+    prefer_threads(count)

@@ -65,9 +65,11 @@ def export(
         raise ConfigError(f"--to is {to!r}; {nearest(to, FORMATS)}")
     conditions = read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
-    from magic_pyramid.classifier import Classifier
+    from magic_pyramid.classifier import Classifier, use_threads
     from magic_pyramid.export import accept_export, export_onnx
 
+    if threads is not None:
+        use_threads(threads)
     classifier = Classifier.from_pretrained(model, engine="torch")
     encoded, labels = None, None
     if data is not None:
@@ -92,7 +94,6 @@ def export(
                 encoded=encoded,
                 labels=labels,
                 max_drop=None if force else max_drop,
-                threads=threads,
             )
         )
 

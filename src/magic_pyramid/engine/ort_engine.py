@@ -86,7 +86,7 @@ class OrtEngine:
         Args:
             folder: where it lies.
             threads: size of the thread pool that all engines of the process share; the first engine decides.
-                None: as the first engine chose, or one thread for each core.
+                None: as the first engine chose, as preferred, or one thread for each core.
             tokens_per_batch: token budget of a batch.
 
         Raises:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,24 @@ ERRORS_ONLY = 3
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its operator takes four times as long as the two it replaces (onnxruntime 1.32)."""
 
-_POOL_LOCK = threading.Lock()
-_POOL: dict[str, int] = {}
+
+@dataclass(slots=True)
+class _Threads:
+    """What this process has settled."""
+
+    preferred: int | None = None
+    """Threads of engines that name no number."""
+    pool: int | None = None
+    """Threads of the shared pool, 0 for one a core; None until it is made."""
+
+
+_THREADS = _Threads()
+_LOCK = threading.Lock()
+
+
+def prefer_threads(count: int) -> None:
+    """Use this many threads in engines that name no number; a pool that was made before stays."""
+    _THREADS.preferred = count
 
 
 class OrtGraph:
@@ -26,7 +43,7 @@ class OrtGraph:
 
         Args:
             path: its file.
-            threads: threads of the pool; None takes the pool as it is.
+            threads: threads of the pool that all graphs share; None: as preferred, or one a core.
 
         Raises:
             MissingExtraError: onnxruntime is not installed.
@@ -36,16 +53,14 @@ class OrtGraph:
         runtime = _runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
-        if _share_pool(runtime, threads):
-            options.use_per_session_threads = False
-        elif threads is not None:
-            options.intra_op_num_threads = threads
+        _set_threads(runtime, options, threads)
         try:
             self._session = runtime.InferenceSession(
                 str(path),
                 sess_options=options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=_SLOW_FUSIONS,
+                enable_fallback=0,
             )
         except Exception as error:  # the runtime raises classes of its own, without a common base
             reason = " ".join(str(error).split())[:300]
@@ -74,21 +89,24 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _share_pool(runtime: Any, threads: int | None) -> bool:
-    """Whether all sessions of the process can use one pool, which is made here the first time.
+def _set_threads(runtime: Any, options: Any, threads: int | None) -> None:
+    """Let a session use the pool that all graphs of the process share, which is made here if need be.
 
-    A pool for each session would let a dozen pools spin against each other.
+    A pool for each session would let a dozen pools spin against each other. One thread needs no pool. Once
+    there is a pool, onnxruntime makes no session with threads of its own in this process, for nobody.
     """
-    if not hasattr(runtime, "set_global_thread_pool_sizes"):
-        return False
-    with _POOL_LOCK:
-        made = _POOL.setdefault("threads", threads or 0)
-        if "is_made" not in _POOL:
-            runtime.set_global_thread_pool_sizes(made, 1)
-            _POOL["is_made"] = 1
-    if threads is not None and made != threads:
+    wanted = threads if threads is not None else _THREADS.preferred
+    can_share = hasattr(runtime, "set_global_thread_pool_sizes")
+    with _LOCK:
+        if _THREADS.pool is None and (wanted == 1 or not can_share):
+            options.intra_op_num_threads = wanted or 0
+            return
+        if _THREADS.pool is None:
+            runtime.set_global_thread_pool_sizes(wanted or 0, 1)
+            _THREADS.pool = wanted or 0
+    options.use_per_session_threads = False
+    if threads is not None and _THREADS.pool != threads:
         raise ConfigError(
             f"threads is {threads}; onnxruntime's pool of this process was made with "
-            f"{made or 'all'} threads: choose the number before the first engine"
+            f"{_THREADS.pool or 'all'} threads: choose the number before the first engine"
         )
-    return True

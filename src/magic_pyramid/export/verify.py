@@ -50,7 +50,6 @@ def accept_export(
     encoded: EncodedTexts | None = None,
     labels: Sequence[Label] | None = None,
     max_drop: float | None = 0.5,
-    threads: int | None = None,
 ) -> dict[str, Any]:
     """Run an exported folder next to its model, and refuse it when the two do not agree.
 
@@ -60,7 +59,6 @@ def accept_export(
         encoded: texts to compare on, besides random inputs.
         labels: their labels.
         max_drop: points of accuracy that the export may lose on them; None: any number.
-        threads: threads of the ONNX engine.
 
     Returns:
         ``random`` and ``texts``: the ``Differences`` as plain data, None where nothing was compared.
@@ -68,7 +66,7 @@ def accept_export(
     Raises:
         CheckpointError: fp32 logits differ, or too much accuracy is lost.
     """
-    engine = OrtEngine(folder, threads=threads)
+    engine = OrtEngine(folder)
     on_random = differences(model, engine, random_inputs(model.config))
     if engine.plan.precision == "fp32" and not on_random.logit_difference <= LARGEST_DIFFERENCE:
         raise CheckpointError(
