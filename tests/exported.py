@@ -1,6 +1,5 @@
 """Tiny exported folders, each made once, and their engines on one thread."""
 
-import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,8 @@ from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder
 
 TOLERANCE = 1e-4
+_FOLDERS = tempfile.TemporaryDirectory()
+"""Removed when Python ends: an engine may load a graph late."""
 
 
 def write(folder: Path, model: PyramidModel | None = None, **options) -> Path:
@@ -22,14 +23,11 @@ def write(folder: Path, model: PyramidModel | None = None, **options) -> Path:
 
 
 def engine_of(model: PyramidModel, *, tokens_per_batch: int | None = None, **options) -> OrtEngine:
-    """The ONNX engine of a model; the folder is gone afterwards."""
+    """The ONNX engine of a model."""
     budget = {} if tokens_per_batch is None else {"tokens_per_batch": tokens_per_batch}
-    folder = Path(tempfile.mkdtemp())
-    try:
-        export_onnx(model, folder / "export", encoder=None, **options)
-        return OrtEngine(folder / "export", threads=1, **budget)
-    finally:
-        shutil.rmtree(folder)
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS.name)) / "export"
+    export_onnx(model, folder, encoder=None, **options)
+    return OrtEngine(folder, threads=1, **budget)
 
 
 @cache

@@ -19,6 +19,7 @@ from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import ExitConfig
 from magic_pyramid.engine import ort_session
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState, uncertainty
+from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.scheduler import cut_by_tokens
@@ -59,13 +60,15 @@ def test_the_folder_holds_graphs_plan_config_and_tokenizer(whole):
     assert plan["exit_heads"] == {"0": "exit_head_0.onnx", "1": "exit_head_1.onnx"}
     assert plan["model"] == tiny.CONFIG.to_dict()
     assert set(plan["sha256"]) == {file.name for file in whole.iterdir()} - {PLAN_FILE}
-    assert {"config.json", "tokenizer.json", "embeddings.onnx", "final_head.onnx"} < set(plan["sha256"])
+    assert {"config.json", "tokenizer.json", "dense.onnx", "final_head.onnx", "weights.bin"} < set(
+        plan["sha256"]
+    )
 
 
 def test_graphs_are_valid_and_their_knob_is_an_input(whole):
     for file in whole.glob("*.onnx"):
-        onnx.checker.check_model(onnx.load(file), full_check=True)
-    segment = onnx.load(whole / "layers_1_1.onnx")
+        onnx.checker.check_model(str(file), full_check=True)
+    segment = onnx.load(whole / "layers_1_1.onnx", load_external_data=False)
     assert "prune_scale" in {port.name for port in segment.graph.input}
     assert {item.domain: item.version for item in segment.opset_import} == {"": 17, "com.microsoft": 1}
 
@@ -80,7 +83,7 @@ def test_int8_takes_less_space(whole, tmp_path):
     sizes = {}
     for precision in ("fp32", "int8"):
         out = write(tmp_path / precision, tiny.build(config), precision=precision)
-        sizes[precision] = (out / "layers_0_0.onnx").stat().st_size
+        sizes[precision] = (out / "weights.bin").stat().st_size
     assert sizes["int8"] < 0.35 * sizes["fp32"]
 
 
@@ -124,7 +127,7 @@ def test_an_unknown_precision_or_boundary_is_refused(tmp_path):
 # Refusals of the engine
 
 
-@pytest.mark.parametrize("name", ["layers_1_1.onnx", "exit_head_0.onnx", "embeddings.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["layers_1_1.onnx", "exit_head_0.onnx", "weights.bin", "tokenizer.json"])
 def test_a_damaged_file_is_refused_by_name(folder, name):
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -201,7 +204,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
 
 def test_a_graph_of_a_newer_opset_is_refused_by_name(folder):
     file = folder / "embeddings.onnx"
-    model = onnx.load(file)
+    model = onnx.load(file, load_external_data=False)
     model.opset_import[0].version = 9999
     file.write_bytes(model.SerializeToString())
     with pytest.raises(CheckpointError, match=r"embeddings.onnx: onnxruntime refuses the graph"):
@@ -289,6 +292,22 @@ def test_the_engine_needs_no_torch(whole):
         env={"PYTHONPATH": str(SOURCE), "PATH": "", "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_was_replaced_under_an_engine_is_noticed(folder):
+    engine = OrtEngine(folder, threads=1)
+    write(folder, tiny.build(seed=4))
+    with pytest.raises(CheckpointError, match=r"is damaged or not the file that was exported"):
+        engine.run(tiny.encoded(4), setting=DENSE)
+
+
+def test_dense_runs_in_one_graph_and_holds_no_weight_twice_on_disk(whole):
+    engine = OrtEngine(whole, threads=1)
+    assert engine.plan.segments_for(DENSE) == (engine.plan.dense,)
+    assert len(engine.plan.segments_for(Setting(prune_scale=0.0, exit_threshold=0.1))) == 3
+    assert len(engine.plan.segments_for(Setting(prune_scale=1.0))) == 3
+    parameters = sum(parameter.numel() for parameter in tiny.build().parameters())
+    assert (whole / "weights.bin").stat().st_size < 4.4 * parameters
 
 
 # Acceptance

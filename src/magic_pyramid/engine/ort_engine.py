@@ -4,6 +4,7 @@ Tokens leave inside the segments; between them the driver asks the exit heads, r
 lets small remainders of several batches wait for each other, so that late segments run on enough rows.
 """
 
+import threading
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from jaxtyping import Bool, Float32, Int64
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
-from magic_pyramid.engine.interface import EngineOutput, Setting
+from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.scheduler import cut_by_tokens, plan_batches
-from magic_pyramid.engine.segments import SegmentPlan
+from magic_pyramid.engine.segments import Segment, SegmentPlan
 from magic_pyramid.tokenization import EncodedTexts
 
 TOKENS_PER_BATCH = 1024
@@ -97,7 +98,9 @@ class OrtEngine:
         self.plan = SegmentPlan.read(folder)
         self.tokens_per_batch = tokens_per_batch
         self._embeddings = OrtGraph(folder / self.plan.embeddings, threads=threads)
-        self._segments = [OrtGraph(folder / part.file, threads=threads) for part in self.plan.segments]
+        self._layers = _LayerGraphs(self.plan, folder, threads)
+        for part in self.plan.segments_for(default_setting(self.config)):
+            self._layers.graph(part)
         self._exit_heads = {
             layer: OrtGraph(folder / file, threads=threads) for layer, file in self.plan.exit_heads.items()
         }
@@ -148,9 +151,8 @@ class OrtEngine:
             agreement=rule.start(len(rows)),
         )
 
-    def run_segment(self, index: int, batch: ArrayBatch, *, scale: float) -> tuple[ArrayBatch, np.ndarray]:
+    def run_segment(self, part: Segment, batch: ArrayBatch, *, scale: float) -> tuple[ArrayBatch, np.ndarray]:
         """What a segment leaves of a batch, and the tokens alive after each of its layers."""
-        part = self.plan.segments[index]
         values = {
             "hidden": batch.hidden,
             "lengths": batch.lengths,
@@ -160,7 +162,7 @@ class OrtEngine:
         }
         if batch.position_ids is not None:
             values["position_ids"] = batch.position_ids
-        outputs = self._segments[index].run(values)
+        outputs = self._layers.graph(part).run(values)
         counts = [
             outputs.get(f"lengths_{layer}", batch.lengths) for layer in range(part.first, part.last + 1)
         ]
@@ -179,6 +181,30 @@ class OrtEngine:
         return head.run({"hidden": batch.hidden, "lengths": batch.lengths})["logits"]
 
 
+class _LayerGraphs:
+    """The graphs of layers, loaded when they first run: in memory, dense and staged ones share no weight."""
+
+    def __init__(self, plan: SegmentPlan, folder: Path, threads: int | None) -> None:
+        self._plan, self._folder, self._threads = plan, folder, threads
+        self._graphs: dict[str, OrtGraph] = {}
+        self._lock = threading.Lock()
+
+    def graph(self, part: Segment) -> OrtGraph:
+        """The graph of a segment."""
+        if part.file not in self._graphs:
+            with self._lock:
+                self._load(part.file)
+        return self._graphs[part.file]
+
+    def _load(self, file: str) -> None:
+        if file in self._graphs:
+            return
+        # Another export may have taken the folder's place since the engine was made.
+        for name in (file, self._plan.weights):
+            self._plan.check_file(self._folder, name)
+        self._graphs[file] = OrtGraph(self._folder / file, threads=self._threads)
+
+
 class _Run:
     """One call of an engine: its waiting batches and its answers."""
 
@@ -189,8 +215,9 @@ class _Run:
         self.engine, self.encoded, self.setting, self.batch_size = engine, encoded, setting, batch_size
         has_exits = setting.exit_threshold is not None
         self.exit_layers = frozenset(config.exit_layers if has_exits else ())
+        self.parts = engine.plan.segments_for(setting)
         self.rule = ArrayExitRule(config, setting.exit_threshold or 0.0)
-        self.waiting: list[list[ArrayBatch]] = [[] for _ in engine.plan.segments]
+        self.waiting: list[list[ArrayBatch]] = [[] for _ in self.parts]
         self.output = EngineOutput(
             logits=np.zeros((count, config.num_labels), dtype=np.float32),
             exit_layer=np.zeros(count, dtype=np.int64),
@@ -240,8 +267,8 @@ class _Run:
     def _advance(self, index: int, batch: ArrayBatch) -> None:
         """Run one segment and let what is left wait before the next one."""
         engine, output = self.engine, self.output
-        part = engine.plan.segments[index]
-        batch, counts = engine.run_segment(index, batch, scale=self.setting.prune_scale)
+        part = self.parts[index]
+        batch, counts = engine.run_segment(part, batch, scale=self.setting.prune_scale)
         output.num_tokens[batch.rows, part.first + 1 : part.last + 2] = counts
         if part.last in self.exit_layers:
             batch = self._test_exits(part.last, batch)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from magic_pyramid.config import ModelConfig
+from magic_pyramid.engine.interface import Setting
 from magic_pyramid.errors import CheckpointError
 
 PLAN_FILE = "plan.json"
@@ -38,8 +39,12 @@ class SegmentPlan:
     config: ModelConfig
     precision: Precision
     opset: int
+    weights: str
+    """File of the large constants that the graphs share."""
     embeddings: str
     """File of the graph that turns ids into hidden states."""
+    dense: Segment
+    """Every layer in one graph that removes nothing: what runs while pruning and exits are off."""
     segments: tuple[Segment, ...]
     """In the order of their layers, without a gap."""
     exit_heads: Mapping[int, str]
@@ -54,7 +59,9 @@ class SegmentPlan:
             "plan_version": PLAN_VERSION,
             "precision": self.precision,
             "opset": self.opset,
+            "weights": self.weights,
             "embeddings": self.embeddings,
+            "dense": self.dense.file,
             "segments": [
                 {
                     "file": part.file,
@@ -86,7 +93,13 @@ class SegmentPlan:
                 config=ModelConfig.from_dict(data["model"]),
                 precision=data["precision"],
                 opset=int(data["opset"]),
+                weights=str(data["weights"]),
                 embeddings=str(data["embeddings"]),
+                dense=Segment(
+                    file=str(data["dense"]),
+                    first=0,
+                    last=int(data["model"]["backbone"]["num_hidden_layers"]) - 1,
+                ),
                 segments=tuple(
                     Segment(
                         file=str(part["file"]), first=int(part["first_layer"]), last=int(part["last_layer"])
@@ -97,18 +110,49 @@ class SegmentPlan:
                 final_head=str(data["final_head"]),
                 sha256={str(file): str(code) for file, code in data["sha256"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if type(error) is KeyError else str(error)
             raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
         plan._check(path)
         for file in plan.sha256:
-            _check_file(folder / file, plan.sha256[file])
+            plan.check_file(folder, file)
         return plan
+
+    def check_file(self, folder: Path, file: str) -> None:
+        """Whether a file is still the one that was exported.
+
+        Raises:
+            CheckpointError: it is missing or differs.
+        """
+        path = folder / file
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error.strerror}); copy the whole folder again"
+            ) from None
+        if found != self.sha256[file]:
+            raise CheckpointError(
+                f"{path} is damaged or not the file that was exported: its checksum is not the one in "
+                f"{PLAN_FILE}; copy the whole folder again"
+            )
+
+    def segments_for(self, setting: Setting) -> tuple[Segment, ...]:
+        """What runs under a setting: the dense graph where nothing may be removed and nobody may leave."""
+        prunes = self.config.prune is not None and setting.prune_scale > 0
+        exits = self.config.exit is not None and setting.exit_threshold is not None
+        return self.segments if prunes or exits else (self.dense,)
 
     def _check(self, path: Path) -> None:
         """Whether the parts fit each other."""
         layers = [layer for part in self.segments for layer in range(part.first, part.last + 1)]
-        graphs = [self.embeddings, *(part.file for part in self.segments), *self.exit_heads.values()]
+        graphs = [
+            self.weights,
+            self.embeddings,
+            self.dense.file,
+            *(part.file for part in self.segments),
+            *self.exit_heads.values(),
+        ]
         ends = {part.last for part in self.segments}
         problems = {
             f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}": (
@@ -138,20 +182,6 @@ def file_sha256(path: Path) -> str:
 def is_exported(folder: str | Path) -> bool:
     """Whether a folder holds an exported model."""
     return (Path(folder) / PLAN_FILE).is_file()
-
-
-def _check_file(path: Path, wanted: str) -> None:
-    try:
-        found = file_sha256(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); copy the whole folder again"
-        ) from None
-    if found != wanted:
-        raise CheckpointError(
-            f"{path} is damaged or not the file that was exported: its checksum is not the one in "
-            f"{PLAN_FILE}; copy the whole folder again"
-        )
 
 
 def _check_version(version: object, path: Path) -> None:

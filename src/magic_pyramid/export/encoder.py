@@ -12,6 +12,7 @@ from magic_pyramid.export.activations import BIASED_ACTIVATIONS
 from magic_pyramid.export.graph import BOOL, FLOAT, INT64, MICROSOFT, GraphBuilder, Port
 from magic_pyramid.export.layout import GraphLayout, count_kept, plan_layout
 from magic_pyramid.export.linear import PRODUCTS
+from magic_pyramid.export.weights import WeightsFile
 from magic_pyramid.layers.relative_bias import bucket
 from magic_pyramid.pruning.threshold import SMALLEST_THRESHOLD
 
@@ -35,10 +36,12 @@ class Alive:
     """Where each token stood in its input; empty where no layer asks."""
 
 
-def embeddings_graph(config: ModelConfig, weights: Weights, *, precision: str) -> onnx.ModelProto:
+def embeddings_graph(
+    config: ModelConfig, weights: Weights, *, precision: str, file: WeightsFile | None = None
+) -> onnx.ModelProto:
     """Token, position and type ids to the hidden states that enter the first layer."""
     backbone = config.backbone
-    graph = GraphBuilder()
+    graph = GraphBuilder(file)
     ports = [Port("token_ids", INT64, ("tokens",)), Port("position_ids", INT64, ("tokens",))]
     positions = graph.constant(weights["embeddings.position.weight"][backbone.position_offset :])
     embedded = graph.op("Gather", positions, "position_ids", axis=0)
@@ -56,20 +59,35 @@ def embeddings_graph(config: ModelConfig, weights: Weights, *, precision: str) -
 
 
 def layers_graph(
-    config: ModelConfig, weights: Weights, *, first: int, last: int, precision: str
+    config: ModelConfig,
+    weights: Weights,
+    *,
+    first: int,
+    last: int,
+    precision: str,
+    file: WeightsFile | None = None,
 ) -> onnx.ModelProto:
     """Layers ``first`` to ``last``: hidden states in, those of the tokens that are kept out."""
-    part = _Layers(config, weights, precision)
-    return part.build(first, last)
+    return _Layers(config, weights, precision, file).build(first, last)
+
+
+def dense_graph(
+    config: ModelConfig, weights: Weights, *, precision: str, file: WeightsFile | None = None
+) -> onnx.ModelProto:
+    """Every layer in one graph that removes nothing."""
+    layers = config.backbone.num_hidden_layers
+    return _Layers(config.replace(prune=None), weights, precision, file).build(0, layers - 1)
 
 
 class _Layers:
     """One graph of consecutive layers."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, precision: str) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, precision: str, file: WeightsFile | None
+    ) -> None:
         self.config, self.weights = config, weights
         self.multiply = PRODUCTS[precision]
-        self.graph = GraphBuilder()
+        self.graph = GraphBuilder(file)
         self.has_positions = bool(config.backbone.relative_attention_num_buckets)
         self.thresholds = (
             np.maximum(weights["pruner.initial"] + weights["pruner.delta"], 0)
@@ -112,7 +130,7 @@ class _Layers:
         alive = self._planned(alive)
         assert alive.layout is not None
         probs, context = self._attend(alive, layer)
-        kept, residual, entries = alive, alive.hidden, alive.layout.entries
+        kept, residual, entries = alive, alive.hidden, alive.layout.step_entries
         if self.config.prune and self.thresholds[layer] > 0:
             kept, residual, entries = self._remove(alive, probs, layer)
         context = graph.op("Gather", context, entries, axis=0)
@@ -169,7 +187,7 @@ class _Layers:
         return self.graph.constant(table[bucket(distances, num_buckets=len(table)).numpy()]), farthest
 
     def _attend(self, alive: Alive, layer: int) -> tuple[str, str]:
-        """Attention probabilities ``[S, heads, W, W]``, and what every entry sees, ``[S * W, hidden]``."""
+        """Attention probabilities ``[S, heads, W, W]``, and what every entry sees, ``[W * S, hidden]``."""
         assert alive.layout is not None
         graph, backbone = self.graph, self.config.backbone
         heads, width = backbone.num_attention_heads, backbone.hidden_size
@@ -181,15 +199,15 @@ class _Layers:
         bias[:width] /= np.sqrt(np.float32(size))
         product = self.multiply(graph, alive.hidden, weight.T)
         qkv = graph.op("Add", product, graph.constant(bias))
-        padded = graph.op("Gather", qkv, alive.layout.rows, axis=0)
-        split = graph.op("Reshape", padded, graph.integers(0, 0, 3, heads, size))
-        split = graph.op("Transpose", split, perm=[2, 0, 3, 1, 4])
+        padded = graph.op("Gather", qkv, alive.layout.steps_first, axis=0)
         query, key, value = (
-            graph.op("Gather", split, graph.constant(np.int64(i), np.int64), axis=0) for i in range(3)
+            graph.op("Reshape", part, graph.integers(0, 0, heads, size)) for part in graph.split(padded, 3)
         )
-        scores = graph.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1)
+        # Batch dimensions are read where they lie, [W, S, heads, size]: no transposed copies.
+        scores = graph.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, transBatchA=1, transBatchB=1)
         probs = self._softmax(scores, alive, layer)
-        context = graph.op("Transpose", graph.op("MatMul", probs, value), perm=[0, 2, 1, 3])
+        seen = graph.op("FusedMatMul", probs, value, domain=MICROSOFT, transBatchB=1)
+        context = graph.op("Transpose", seen, perm=[2, 0, 1, 3])
         return probs, graph.op("Reshape", context, graph.integers(-1, width))
 
     def _softmax(self, scores: str, alive: Alive, layer: int) -> str:
@@ -219,12 +237,12 @@ class _Layers:
         def chosen() -> list[str]:
             keep = self._keep(alive, layout, prune, probs, layer)
             kept = graph.op("Squeeze", graph.op("NonZero", keep), graph.integers(0))
-            values = [alive.hidden, layout.entries, *token_values]
+            values = [alive.hidden, layout.step_entries, *token_values]
             counts = count_kept(graph, alive.lengths, layout.owner, keep)
             return [counts, *(graph.op("Gather", value, kept, axis=0) for value in values)]
 
         def everything() -> list[str]:
-            return [alive.lengths, alive.hidden, layout.entries, *token_values]
+            return [alive.lengths, alive.hidden, layout.step_entries, *token_values]
 
         kinds: list[tuple[int, tuple[int | str, ...]]] = [
             (INT64, ("seqs",)),

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder
 
 EMBEDDINGS_FILE = "embeddings.onnx"
+DENSE_FILE = "dense.onnx"
 FINAL_HEAD_FILE = "final_head.onnx"
 CONFIG_FILE = "config.json"
 
@@ -76,36 +78,39 @@ def export_onnx(
 def _write_graphs(
     model: PyramidModel, folder: Path, precision: Precision, boundaries: frozenset[int]
 ) -> SegmentPlan:
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtraError.of("the export", library="onnx", extra="onnx") from None
+    if find_spec("onnx") is None:
+        raise MissingExtraError.of("the export", library="onnx", extra="onnx")
     # Imported late, as they need onnx.
-    from magic_pyramid.export.encoder import embeddings_graph, layers_graph
+    from magic_pyramid.export.encoder import dense_graph, embeddings_graph, layers_graph
     from magic_pyramid.export.graph import OPSET
     from magic_pyramid.export.heads import head_graph
+    from magic_pyramid.export.weights import WEIGHTS_FILE, WeightsFile
 
-    config = model.config
+    config, count = model.config, model.config.backbone.num_hidden_layers
     weights = {name: np.asarray(value.detach().float().cpu()) for name, value in model.state_dict().items()}
-    parts = segments_of(config.backbone.num_hidden_layers, boundaries | set(config.exit_layers))
+    parts = segments_of(count, boundaries | set(config.exit_layers))
     heads = {layer: f"exit_head_{layer}.onnx" for layer in config.exit_layers}
-
-    def write(name: str, graph: onnx.ModelProto) -> None:
-        onnx.checker.check_model(graph, full_check=True)
-        (folder / name).write_bytes(graph.SerializeToString())
-
-    write(EMBEDDINGS_FILE, embeddings_graph(config, weights, precision=precision))
-    for part in parts:
-        write(part.file, layers_graph(config, weights, first=part.first, last=part.last, precision=precision))
-    for layer, file in heads.items():
-        assert config.exit is not None
-        write(file, head_graph(config, weights, kind=config.exit.head, prefix=f"exit_heads.{layer}."))
-    write(FINAL_HEAD_FILE, head_graph(config, weights, kind=config.final_head, prefix="final_head."))
+    with WeightsFile(folder) as file:
+        how: dict[str, Any] = {"precision": precision, "file": file}
+        file.write_graph(folder / EMBEDDINGS_FILE, embeddings_graph(config, weights, **how))
+        file.write_graph(folder / DENSE_FILE, dense_graph(config, weights, **how))
+        for part in parts:
+            graph = layers_graph(config, weights, first=part.first, last=part.last, **how)
+            file.write_graph(folder / part.file, graph)
+        for layer, name in heads.items():
+            assert config.exit is not None
+            prefix = f"exit_heads.{layer}."
+            graph = head_graph(config, weights, kind=config.exit.head, prefix=prefix, file=file)
+            file.write_graph(folder / name, graph)
+        graph = head_graph(config, weights, kind=config.final_head, prefix="final_head.", file=file)
+        file.write_graph(folder / FINAL_HEAD_FILE, graph)
     return SegmentPlan(
         config=config,
         precision=precision,
         opset=OPSET,
+        weights=WEIGHTS_FILE,
         embeddings=EMBEDDINGS_FILE,
+        dense=Segment(file=DENSE_FILE, first=0, last=count - 1),
         segments=parts,
         exit_heads=heads,
         final_head=FINAL_HEAD_FILE,

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from magic_pyramid.export.weights import INLINE_BYTES, WeightsFile
+
 OPSET = 17
 """Version of the standard operators used; onnxruntime has read it since 1.12."""
 IR_VERSION = 8
@@ -36,7 +38,9 @@ class Port:
 class GraphBuilder:
     """Collects nodes and constants; values are handled by their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: WeightsFile | None = None) -> None:
+        """Start empty; large constants go into the file of weights, if there is one."""
+        self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[Any, onnx.TensorProto] = {}
         self._count = 0
@@ -48,7 +52,11 @@ class GraphBuilder:
         array = array.reshape(np.shape(values))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = numpy_helper.from_array(array, self._name("constant"))
+            name = self._name("constant")
+            if self._weights is None or array.nbytes < INLINE_BYTES:
+                self._constants[key] = numpy_helper.from_array(array, name)
+            else:
+                self._constants[key] = self._weights.tensor(name, array)
         return str(self._constants[key].name)
 
     def integers(self, *values: int) -> str:
@@ -62,6 +70,12 @@ class GraphBuilder:
             helper.make_node(kind, list(inputs), [output], name=output, domain=domain, **attributes)
         )
         return output
+
+    def split(self, value: str, parts: int) -> list[str]:
+        """Equal parts of a value along its last axis."""
+        names = [self._name("part") for _ in range(parts)]
+        self._nodes.append(helper.make_node("Split", [value], names, name=self._name("Split"), axis=-1))
+        return names
 
     def layer_norm(self, value: str, weight: np.ndarray, bias: np.ndarray, *, epsilon: float) -> str:
         """Normalise each row.

@@ -10,12 +10,15 @@ from magic_pyramid.export.activations import BIASED_ACTIVATIONS
 from magic_pyramid.export.encoder import Weights
 from magic_pyramid.export.graph import FLOAT, INT64, GraphBuilder, Port
 from magic_pyramid.export.layout import plan_layout
+from magic_pyramid.export.weights import WeightsFile
 
 
-def head_graph(config: ModelConfig, weights: Weights, *, kind: str, prefix: str) -> onnx.ModelProto:
+def head_graph(
+    config: ModelConfig, weights: Weights, *, kind: str, prefix: str, file: WeightsFile | None = None
+) -> onnx.ModelProto:
     """The classifier of this kind whose weights begin with a prefix."""
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    head = _Head(config, own)
+    head = _Head(config, own, file)
     head.graph.rename(_HEADS[kind](head), "logits")
     return head.graph.model(
         prefix.rstrip(".").replace(".", "_"),
@@ -27,9 +30,9 @@ def head_graph(config: ModelConfig, weights: Weights, *, kind: str, prefix: str)
 class _Head:
     """The graph of one head, and what the three kinds share."""
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, file: WeightsFile | None) -> None:
         self.config, self.weights = config, weights
-        self.graph = GraphBuilder()
+        self.graph = GraphBuilder(file)
         self.layout = plan_layout(self.graph, "lengths")
 
     def linear(self, value: str, name: str) -> str:

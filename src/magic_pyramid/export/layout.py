@@ -21,10 +21,14 @@ class GraphLayout:
     """Whether there is any padding."""
     key_bias: str
     """``[S, 1, 1, W]``: what is added to the scores, minus infinity at padding."""
-    entries: str
-    """``[T]``: place of each token among the entries."""
     owner: str
     """``[T]``: sequence of each token."""
+    entries: str
+    """``[T]``: place of each token in the flattened ``[S, W]``."""
+    steps_first: str
+    """``[W, S]``: the rows, step by step, which is how attention reads them without moving them first."""
+    step_entries: str
+    """``[T]``: place of each token in the flattened ``[W, S]``."""
 
 
 def plan_layout(graph: GraphBuilder, lengths: str) -> GraphLayout:
@@ -41,14 +45,18 @@ def plan_layout(graph: GraphBuilder, lengths: str) -> GraphLayout:
     places = graph.op("NonZero", valid)
     owner = graph.op("Gather", places, zero, axis=0)
     step = graph.op("Gather", places, one, axis=0)
+    count = graph.op("Gather", graph.op("Shape", lengths), zero, axis=0)
+    rows = graph.op("Where", valid, rows, zero)
     return GraphLayout(
-        rows=graph.op("Where", valid, rows, zero),
+        rows=rows,
         starts=starts,
         valid=valid,
         is_ragged=graph.op("Less", graph.op("ReduceMin", lengths, axes=[0], keepdims=0), width),
         key_bias=graph.op("Unsqueeze", bias, graph.integers(1, 2)),
-        entries=graph.op("Add", graph.op("Mul", owner, width), step),
         owner=owner,
+        entries=graph.op("Add", graph.op("Mul", owner, width), step),
+        steps_first=graph.op("Transpose", rows, perm=[1, 0]),
+        step_entries=graph.op("Add", graph.op("Mul", step, count), owner),
     )
 
 
