@@ -21,7 +21,7 @@ from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState, uncertain
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.ort_session import OrtGraph
-from magic_pyramid.engine.scheduler import cut_by_tokens
+from magic_pyramid.engine.scheduler import cut_batches
 from magic_pyramid.engine.segments import PLAN_FILE, is_exported
 from magic_pyramid.errors import CheckpointError, ConfigError, MissingExtraError
 from magic_pyramid.exiting import criteria
@@ -269,4 +269,14 @@ def test_the_state_of_a_rule_is_selected_and_joined():
 
 
 def test_batches_above_the_budget_are_cut():
-    assert cut_by_tokens([[0, 1, 2], [3]], [4, 5, 6, 99], tokens_per_batch=10) == [[0, 1], [2], [3]]
+    cut = cut_batches([[0, 1, 2], [3]], [4, 5, 6, 99], tokens_per_batch=10, enough_tokens=100)
+    assert cut == [[0, 1], [2], [3]]
+
+
+def test_a_batch_is_cut_where_attention_would_pad_much():
+    lengths = [4, 4, 4, 5, 9]
+    assert cut_batches([[0, 1, 2, 3, 4]], lengths, tokens_per_batch=99, enough_tokens=12) == [
+        [0, 1, 2],
+        [3, 4],
+    ]
+    assert cut_batches([[0, 1, 2, 3, 4]], lengths, tokens_per_batch=99, enough_tokens=50) == [[0, 1, 2, 3, 4]]

@@ -17,13 +17,13 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
 from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting
 from magic_pyramid.engine.ort_session import OrtGraph
-from magic_pyramid.engine.scheduler import cut_by_tokens, plan_batches
+from magic_pyramid.engine.scheduler import cut_batches, plan_batches
 from magic_pyramid.engine.segments import Segment, SegmentPlan
 from magic_pyramid.tokenization import EncodedTexts
 
-TOKENS_PER_BATCH = 1024
+TOKENS_PER_BATCH = 512
 """Default token budget of a batch: enough rows for the matrix kernels, and attention that stays small."""
-ENOUGH_TOKENS = 256
+ENOUGH_TOKENS = 128
 """A batch with fewer tokens waits for others, as long as others may come: more rows gain nothing."""
 
 
@@ -124,7 +124,7 @@ class OrtEngine:
         """
         lengths, budget = encoded.lengths, self.tokens_per_batch
         batches = plan_batches(lengths, tokens_per_batch=budget, batch_size=batch_size)
-        batches = cut_by_tokens(batches, lengths, tokens_per_batch=budget)
+        batches = cut_batches(batches, lengths, tokens_per_batch=budget, enough_tokens=ENOUGH_TOKENS)
         return _Run(self, encoded, setting, batch_size).answer(deque(batches))
 
     def embed(self, encoded: EncodedTexts, rows: list[int], rule: ArrayExitRule) -> ArrayBatch:
@@ -255,12 +255,20 @@ class _Run:
         return None
 
     def _take(self, index: int) -> ArrayBatch:
-        """Everything that waits before a segment, but no more than ``batch_size`` sequences."""
+        """What waits before a segment, the shortest first, as far as it makes one good batch."""
         batch = ArrayBatch.joined(self.waiting[index])
         self.waiting[index] = []
-        if self.batch_size is None or len(batch.rows) <= self.batch_size:
+        order = np.argsort(batch.lengths, kind="stable")[: self.batch_size].tolist()
+        part, *_ = cut_batches(
+            [order],
+            batch.lengths.tolist(),
+            tokens_per_batch=self.engine.tokens_per_batch,
+            enough_tokens=ENOUGH_TOKENS,
+        )
+        if len(part) == len(batch.rows):
             return batch
-        now = np.arange(len(batch.rows)) < self.batch_size
+        now = np.zeros(len(batch.rows), dtype=np.bool_)
+        now[part] = True
         self.waiting[index] = [batch.select(~now)]
         return batch.select(now)
 

@@ -18,6 +18,11 @@ from magic_pyramid.pruning.threshold import SMALLEST_THRESHOLD
 
 Weights = Mapping[str, np.ndarray]
 """The model's state by our names, in fp32."""
+NEGLIGIBLE = 70.0
+"""A key whose score is lower than the largest by this gets a probability below 1e-30, which changes no sum.
+
+Padding is raised to that: minus infinity would become a denormal number and make all that follows slow.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +221,10 @@ class _Layers:
         assert alive.layout is not None
 
         def with_bias() -> list[str]:
-            return [graph.op("Softmax", graph.op("Add", scores, alive.bias), axis=-1)]
+            biased = graph.op("Add", scores, alive.bias)
+            largest = graph.op("ReduceMax", biased, axes=[-1], keepdims=1)
+            floor = graph.op("Sub", largest, graph.constant(np.float32(NEGLIGIBLE)))
+            return [graph.op("Softmax", graph.op("Max", biased, floor), axis=-1)]
 
         def without() -> list[str]:
             return [graph.op("Softmax", scores, axis=-1)]
