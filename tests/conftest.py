@@ -5,11 +5,11 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
-import torch
 
 import tiny
+from magic_pyramid.classifier import use_threads
 
-torch.set_num_threads(1)
+use_threads(1)
 
 
 @pytest.fixture(scope="session")

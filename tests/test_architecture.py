@@ -16,7 +16,7 @@ ROWS = (
     ("layers", "pruning", "exiting", "cost"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),
-    ("evaluation", "report", "demo", "hub", "sweep"),
+    ("evaluation", "report", "demo", "hub", "sweep", "export"),
     ("predictions", "calibration"),
     ("tracing", "prediction_stream"),
     ("classifier",),

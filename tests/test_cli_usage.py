@@ -17,10 +17,12 @@ def run(capsys):
 def test_help_names_every_verb(run, arguments):
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert all(f" {verb} " in out for verb in ("demo", "train", "evaluate", "predict", "explain", "info"))
+    assert all(
+        f" {verb} " in out for verb in ("demo", "train", "evaluate", "predict", "explain", "export", "info")
+    )
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "explain", "info"])
+@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "explain", "export", "info"])
 def test_every_verb_has_help_with_examples(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0

@@ -1,22 +1,26 @@
 """Magic Pyramid: transformer classifiers that drop tokens, leave early, and say what each answer cost."""
 
-from magic_pyramid.classifier import CALIBRATED, Classifier
-from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
-from magic_pyramid.data import Example, load_data
-from magic_pyramid.demo import demo_data, demo_model_path
-from magic_pyramid.errors import (
-    CheckpointError,
-    ConfigError,
-    InputError,
-    MagicPyramidError,
-    MissingExtraError,
-    OverloadedError,
-)
-from magic_pyramid.fitting import fit
-from magic_pyramid.hub import register
-from magic_pyramid.predictions import Predictions
-from magic_pyramid.presets import PRESETS
-from magic_pyramid.report.trace import Trace
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from magic_pyramid.classifier import CALIBRATED, Classifier
+    from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
+    from magic_pyramid.data import Example, load_data
+    from magic_pyramid.demo import demo_data, demo_model_path
+    from magic_pyramid.errors import (
+        CheckpointError,
+        ConfigError,
+        InputError,
+        MagicPyramidError,
+        MissingExtraError,
+        OverloadedError,
+    )
+    from magic_pyramid.fitting import fit
+    from magic_pyramid.predictions import Predictions
+    from magic_pyramid.presets import PRESETS
+    from magic_pyramid.report.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -44,4 +48,53 @@ __all__ = [
     "load_data",
 ]
 
-register()
+_HOMES = {
+    "classifier": (
+        "CALIBRATED",
+        "Classifier",
+    ),
+    "config": (
+        "BackboneConfig",
+        "ExitConfig",
+        "ModelConfig",
+        "PruneConfig",
+        "TrainConfig",
+    ),
+    "data": (
+        "Example",
+        "load_data",
+    ),
+    "demo": (
+        "demo_data",
+        "demo_model_path",
+    ),
+    "errors": (
+        "CheckpointError",
+        "ConfigError",
+        "InputError",
+        "MagicPyramidError",
+        "MissingExtraError",
+        "OverloadedError",
+    ),
+    "fitting": ("fit",),
+    "predictions": ("Predictions",),
+    "presets": ("PRESETS",),
+    "report.trace": ("Trace",),
+}
+"""Where each public name lives; it is imported when it is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"magic_pyramid.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# A deployment with onnxruntime alone has no Auto classes to register with.
+if find_spec("torch") is not None and find_spec("transformers") is not None:
+    importlib.import_module("magic_pyramid.hub").register()

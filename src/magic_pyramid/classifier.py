@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import torch
 
@@ -12,9 +12,12 @@ from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
-from magic_pyramid.engine.interface import Setting, default_setting
+from magic_pyramid.engine.interface import Engine, Setting, default_setting
+from magic_pyramid.engine.ort_engine import OrtEngine
+from magic_pyramid.engine.ort_session import prefer_threads
+from magic_pyramid.engine.segments import is_exported
 from magic_pyramid.engine.torch_engine import TorchEngine
-from magic_pyramid.errors import InputError
+from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
 from magic_pyramid.evaluation import compare
 from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
@@ -22,6 +25,8 @@ from magic_pyramid.predictions import Predictions, predictions_of
 from magic_pyramid.report.trace import Trace
 from magic_pyramid.tokenization import EncodedTexts, Text, TextEncoder
 from magic_pyramid.tracing import trace_text
+
+EngineName = Literal["auto", "torch", "onnx"]
 
 
 class Calibrated:
@@ -39,28 +44,71 @@ class Classifier:
     """A model, its tokenizer and its engine."""
 
     def __init__(
-        self, model: PyramidModel, encoder: TextEncoder, *, info: dict[str, Any] | None = None
+        self, model: PyramidModel | OrtEngine, encoder: TextEncoder, *, info: dict[str, Any] | None = None
     ) -> None:
-        self.model = model.eval()
+        """Put the parts together.
+
+        Args:
+            model: the model, which TorchEngine will run; or the engine of an exported folder, which can
+                predict and be evaluated, but has no model to explain, calibrate or save.
+            encoder: the model's tokenizer.
+            info: what the folder says about the model.
+        """
+        self._model = None if isinstance(model, OrtEngine) else model.eval()
         self.encoder = encoder
         self.info = info or {}
-        self.engine = TorchEngine(model)
+        self._config = model.config
+        self.engine: Engine = model if isinstance(model, OrtEngine) else TorchEngine(model)
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path, *, device: str = "cpu") -> Self:
+    def from_pretrained(
+        cls, path_or_name: str | Path, *, device: str = "cpu", engine: EngineName = "auto"
+    ) -> Self:
         """Load a folder, a hub name, or ``"demo"``; a plain Hugging Face checkpoint gives the dense model.
 
+        Args:
+            path_or_name: the model, or a folder that ``magic-pyramid export`` wrote.
+            device: where PyTorch runs; exported folders run on the CPU.
+            engine: "auto" takes the engine that the folder is made for.
+
         Raises:
-            CheckpointError: missing, damaged, foreign or newer; the file and field are named.
+            CheckpointError: missing, damaged, foreign or newer (the file and field are named), or not made
+                for the engine.
+            ConfigError: there is no such engine.
+            MissingExtraError: the folder is an export and onnxruntime is not installed.
         """
+        if engine not in get_args(EngineName):
+            raise ConfigError(f"engine is {engine!r}; {nearest(engine, get_args(EngineName))}")
         source = demo_model_path() if str(path_or_name) == "demo" else path_or_name
+        exported = is_exported(source)
+        if engine == "onnx" and not exported:
+            raise CheckpointError(f"{source} is no exported folder; write one: magic-pyramid export {source}")
+        if engine == "torch" and exported:
+            raise CheckpointError(
+                f"{source} is an exported folder, which PyTorch does not run; load the folder it came from"
+            )
+        if exported:
+            return cls(OrtEngine(source), TextEncoder.from_pretrained(source))
         loaded = load_model(source)
         return cls(loaded.model.to(device), TextEncoder.from_pretrained(loaded.folder), info=loaded.info)
 
     @property
+    def model(self) -> PyramidModel:
+        """The PyTorch model.
+
+        Raises:
+            InputError: this is an exported folder, which has none.
+        """
+        if self._model is None:
+            raise InputError(
+                "an exported folder can only predict and be evaluated; load the folder it came from"
+            )
+        return self._model
+
+    @property
     def config(self) -> ModelConfig:
         """What the model is."""
-        return self.model.config
+        return self._config if self._model is None else self._model.config
 
     def setting(
         self,
@@ -245,3 +293,4 @@ def use_threads(count: int) -> None:
     if count < 1:
         raise InputError(f"threads is {count}; give at least 1")
     torch.set_num_threads(count)
+    prefer_threads(count)

@@ -6,38 +6,12 @@ import torch
 
 import oracle
 import tiny
-from magic_pyramid.config import ExitConfig, PruneConfig
-from magic_pyramid.engine.interface import DENSE, Setting
+from cases import CASES, LENGTHS, SETTINGS
+from magic_pyramid.config import ExitConfig
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.evaluation import flops_of
 
 TOLERANCE = 1e-4
-LENGTHS = (9, 2, 14, 9, 1, 5)
-CASES = {
-    "kept": tiny.CONFIG,
-    "input": tiny.changed(prune={"score_norm": "input"}),
-    "fixed": tiny.changed(prune={"score_norm": "fixed", "fixed_length": 7}),
-    "zero-based ramp": tiny.CONFIG.replace(
-        prune=PruneConfig(threshold_index="zero_based", final_threshold=0.15)
-    ),
-    "one-based ramp": tiny.CONFIG.replace(prune=PruneConfig(final_threshold=0.15)),
-    "protected separators": tiny.changed(prune={"protect_sep": True, "manual_thresholds": (0.2, 0.3, 0.4)}),
-    "all but the first token die": tiny.changed(prune={"manual_thresholds": (1.0, 1.0, 1.0)}),
-    "cls heads": tiny.changed(exit={"head": "cls"}),
-    "block heads": tiny.changed(exit={"head": "block"}),
-    "one exit": tiny.changed(exit={"layers": (1,)}),
-    "fastbert final head": tiny.CONFIG.replace(final_head="fastbert"),
-    "no pruner": tiny.CONFIG.replace(prune=None),
-    "no exits": tiny.CONFIG.replace(exit=None),
-    **{name: tiny.CONFIG.replace(backbone=backbone) for name, backbone in tiny.FAMILIES.items()},
-}
-SETTINGS = {
-    "dense": DENSE,
-    "pruned": Setting(prune_scale=1.0),
-    "exits": Setting(prune_scale=0.0, exit_threshold=0.6),
-    "both": Setting(prune_scale=1.0, exit_threshold=0.6),
-    "harder": Setting(prune_scale=1.5, exit_threshold=0.8),
-}
 
 
 @pytest.mark.parametrize("name", CASES)

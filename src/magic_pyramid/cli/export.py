@@ -1,0 +1,137 @@
+"""`magic-pyramid export`: a trained model as ONNX segments, compared with the model before it is accepted."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from magic_pyramid.cli.evaluate import load_for
+from magic_pyramid.cli.options import (
+    JsonOption,
+    LabelColumn,
+    ModelArgument,
+    PairColumn,
+    TextColumn,
+    ThreadsOption,
+    WhereOption,
+    columns_of,
+    read_pairs,
+)
+from magic_pyramid.cli.output import print_json, say
+from magic_pyramid.errors import ConfigError, nearest
+
+EXAMPLES = (
+    "magic-pyramid export runs/reviews --to onnx --output deploy/reviews",
+    "magic-pyramid export runs/reviews --to onnx --precision int8 --data reviews/ --output deploy/small",
+)
+"""Shown by ``--help``."""
+FORMATS = ("onnx",)
+
+
+def export(
+    model: ModelArgument,
+    output: Annotated[
+        Path,
+        typer.Option("--output", show_default=False, help="New folder, or an older export to be replaced."),
+    ],
+    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.")] = "onnx",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or int8: a quarter of the size, faster, not exact.")
+    ] = "fp32",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Labelled texts on which the accuracy before and after is compared."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation",
+    max_rows: Annotated[
+        int, typer.Option("--max-rows", min=1, help="Compare on at most so many texts.")
+    ] = 1000,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0.0, help="Points of accuracy that the export may lose.")
+    ] = 0.5,
+    force: Annotated[bool, typer.Option("--force", help="Keep the export whatever it loses.")] = False,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    where: WhereOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model for ONNX Runtime: pruning, exits and the speed knob stay as they are.
+
+    The folder is run and compared with the model first: on random inputs, and on --data if it is given.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"--to is {to!r}; {nearest(to, FORMATS)}")
+    conditions = read_pairs(where, option="--where")
+    columns = columns_of(text_column, text_pair_column, label_column)
+    from magic_pyramid.classifier import Classifier, use_threads
+    from magic_pyramid.export import accept_export, export_onnx
+
+    if threads is not None:
+        use_threads(threads)
+    classifier = Classifier.from_pretrained(model, engine="torch")
+    encoded, labels = None, None
+    if data is not None:
+        labelled = load_for(
+            classifier.config, data, model=model, split=split, columns=columns, where=conditions
+        )
+        (_, examples), *_ = labelled.splits.items()
+        from magic_pyramid.data.sampling import subset
+
+        examples = subset(examples, rows=max_rows, seed=0)
+        encoded = classifier.encoder.encode(
+            [example.inputs for example in examples], max_length=classifier.config.max_length
+        )
+        labels = [example.label for example in examples if example.label is not None]
+    found: dict[str, Any] = {}
+
+    def accept(folder: Path) -> None:
+        found.update(
+            accept_export(
+                classifier.model,
+                folder,
+                encoded=encoded,
+                labels=labels,
+                max_drop=None if force else max_drop,
+            )
+        )
+
+    plan = export_onnx(
+        classifier.model,
+        output,
+        encoder=classifier.encoder,
+        precision=precision,
+        info=classifier.info,
+        accept=accept,
+    )
+    row = {
+        "model": model,
+        "output": str(output),
+        "format": to,
+        "precision": plan.precision,
+        "opset": plan.opset,
+        "segments": len(plan.segments),
+        "bytes": sum(file.stat().st_size for file in output.iterdir()),
+        **found,
+    }
+    if as_json:
+        print_json(row)
+        return
+    say(f"{output}: {row['segments']} segments, {row['bytes'] / 1e6:.1f} MB, {plan.precision}")
+    for line in _lines(found):
+        say(line)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    random, texts = found["random"], found["texts"]
+    lines = [
+        f"{random['num_examples']} random inputs: logits differ by at most {random['logit_difference']:.2g}"
+    ]
+    if texts is not None:
+        lines.append(
+            f"{texts['num_examples']} texts: quality {texts['accuracy']:.4f} before, "
+            f"{texts['exported_accuracy']:.4f} after, {texts['changed_answers']} answers changed, "
+            f"logits differ by at most {texts['logit_difference']:.2g}"
+        )
+    return lines
