@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from magic_pyramid import CALIBRATED, Classifier, load_data
@@ -83,7 +84,7 @@ def measure(method: str, folder: Path, test: list[Any], options: argparse.Namesp
     config = classifier.config
     encoded = classifier.encoder.encode([example.inputs for example in test], max_length=config.max_length)
     labels = [example.label for example in test]
-    dense_flops = CostModel(config).dense_flops(_lengths(encoded))
+    dense_flops = CostModel(config).dense_flops(np.asarray(encoded.lengths))
     answers: dict[float, Any] = {}
     rows = []
     settings = settings_of(method, classifier)
@@ -108,16 +109,12 @@ def measure(method: str, folder: Path, test: list[Any], options: argparse.Namesp
             "exit_threshold": setting.exit_threshold,
             "prune_scale": setting.prune_scale,
             **seconds[name],
-                "train_command": shlex.join(train_command(method, options)),
+            "train_command": shlex.join(_portable(train_command(method, options))),
             "train_commit": classifier.info["provenance"].get("commit"),
+            "train_machine": classifier.info["provenance"].get("machine"),
+            "seed": classifier.info["provenance"].get("seed"),
         })  # fmt: skip
     return rows
-
-
-def _lengths(encoded: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(encoded.lengths)
 
 
 def main() -> None:
@@ -138,6 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     options.runs = options.runs or Path("runs") / options.name
     torch.set_num_threads(options.threads)
+    # Only train is cut by --where: the official test split stays whole.
     test = load_data(options.data, split="test").splits["test"]
     rows: list[dict[str, Any]] = []
     for method in BASES:
@@ -157,7 +155,7 @@ def main() -> None:
             "seed": options.seed,
             "repeats": options.repeats,
             "baseline": "the same weights and engine with pruning and exits off; no padding on either side",
-            "rows": [{**row, "train_command": _portable_text(row["train_command"])} for row in rows],
+            "rows": rows,
         }
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -186,10 +184,6 @@ def _markdown(report: dict[str, Any]) -> str:
 def _portable(words: list[str]) -> list[str]:
     """Folders without the part that only this machine has."""
     return [Path(word).name if word.startswith(("/", "..")) else word for word in words]
-
-
-def _portable_text(command: str) -> str:
-    return shlex.join(_portable(shlex.split(command)))
 
 
 if __name__ == "__main__":
