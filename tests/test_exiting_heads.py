@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tiny
 from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig
 from magic_pyramid.exiting import build_head
-from magic_pyramid.exiting.heads import BlockHead, ClsHead, FastBertHead, FirstTokenAttention
+from magic_pyramid.exiting.heads import BlockHead, ClsHead, FastBertHead, FirstTokenAttention, init_head
+from magic_pyramid.layers.embeddings import init_weights
 from magic_pyramid.packing import PackedBatch, pack_sequences
 
 KINDS = ("fastbert", "cls", "block")
@@ -154,3 +156,21 @@ def test_heads_run_in_bfloat16(kind):
     assert logits.dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.isfinite(head_of(kind)(states_of([3, 5]), batch_of([3, 5]))).all()
+
+
+@pytest.mark.parametrize("kind", ["fastbert", "cls", "block"])
+def test_new_heads_answer_and_learn_at_full_size(kind):
+    torch.manual_seed(0)
+    wide = config(hidden_size=128, intermediate_size=256)
+    batch = tiny.packed(9, 5, 7, 12)
+    states = torch.randn(batch.num_tokens, 128, requires_grad=True)
+    spread = []
+    for starts in (init_weights, init_head):
+        head = build_head(wide, kind).eval()
+        starts(head)
+        logits = head(states, batch)
+        (gradient,) = torch.autograd.grad(logits.square().sum() / 2, states)
+        spread.append((float(logits.detach().std()), float(gradient.norm())))
+    (small_logits, small_gradient), (logits, gradient) = spread
+    assert logits > 0.1 > small_logits
+    assert gradient > 10 * small_gradient

@@ -4,6 +4,7 @@ import pytest
 
 from magic_pyramid.config import ExitConfig, PruneConfig, TrainConfig
 from magic_pyramid.training import learning_rate_of, stages_of
+from magic_pyramid.training.stages import learning_rates
 from training_toy import BACKBONE, PYRAMID
 
 TRAIN = TrainConfig(epochs={"finetune": 3, "soft_prune": 1, "hard_prune": 2, "distill_exits": 2})
@@ -121,3 +122,18 @@ def test_narrow_encoders_take_larger_steps(width, expected):
 
 def test_a_given_learning_rate_is_used_as_it_is():
     assert learning_rate_of(PYRAMID, TrainConfig(learning_rate=0.5)) == 0.5
+
+
+def test_only_a_new_final_head_takes_large_steps():
+    config = TrainConfig(learning_rate=2e-5, learning_rate_final_head=1e-3, learning_rate_exits=5e-4)
+    rates = {stage.name: learning_rates(stage, PYRAMID, config) for stage in stages_of(PYRAMID, config)}
+    assert rates["finetune"]["final_head"] == 1e-3
+    assert rates["hard_prune"]["final_head"] == 2e-5
+    assert {rate["backbone"] for rate in rates.values()} == {2e-5}
+    assert {rate["exit_heads"] for rate in rates.values()} == {5e-4}
+
+
+def test_a_final_head_without_a_rate_of_its_own_follows_the_backbone():
+    config = TrainConfig(learning_rate=2e-5, learning_rate_final_head=None)
+    (finetune, *_) = stages_of(PYRAMID, config)
+    assert learning_rates(finetune, PYRAMID, config)["final_head"] == 2e-5

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig
 from magic_pyramid.exiting.criteria import uncertainty
+from magic_pyramid.layers.embeddings import init_weights
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.packing import PackedBatch, pack_sequences
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
@@ -70,6 +71,7 @@ def build(config: ModelConfig = CONFIG, *, seed: int = 0, spread: float = 0.4) -
     """A model in evaluation mode whose every parameter is random; its heads are sure of some answers."""
     torch.manual_seed(seed)
     model = PyramidModel(config).eval()
+    init_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("pruner."):

@@ -333,8 +333,10 @@ class TrainConfig(Config):
     min_steps: int = 300
     """A small train split is repeated, up to 10 epochs, until a stage makes about so many steps; 0: never."""
     learning_rate: float | None = None
-    """Peak learning rate of backbone and final head; None: 2e-5 at width 768, times (768 / width) squared."""
-    learning_rate_exits: float = 2e-4
+    """Peak learning rate of the backbone; None: 2e-5 at width 768, times (768 / width) squared."""
+    learning_rate_final_head: float | None = 1e-3
+    """Peak learning rate of the final head in `finetune`, where it is new; None: as the backbone."""
+    learning_rate_exits: float = 1e-3
     """Peak learning rate of the exit heads."""
     learning_rate_thresholds: float = 2e-5
     """Peak learning rate of the token thresholds."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.exiting.heads import build_head
+from magic_pyramid.exiting.heads import build_head, init_head
 from magic_pyramid.layers.attention import Bias
 from magic_pyramid.layers.block import Block
 from magic_pyramid.layers.embeddings import Embeddings, init_weights
@@ -90,6 +90,8 @@ class PyramidModel(nn.Module):
         )
         self.final_head = build_head(config, config.final_head)
         init_weights(self)
+        for head in (self.final_head, *self.exit_heads.values()):
+            init_head(head)
         self._steps: dict[Masking, Callable[[EncoderState, int], EncoderState]] = {
             "none": self.keep_all,
             "soft": self.mask_softly,

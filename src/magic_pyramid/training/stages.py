@@ -52,8 +52,20 @@ def stages_of(model: ModelConfig, train: TrainConfig) -> tuple[Stage, ...]:
     return tuple(stage for stage in (_finetune(model, train), *pruning, *exits) if stage.epochs > 0)
 
 
+def learning_rates(stage: Stage, model: ModelConfig, train: TrainConfig) -> dict[ParameterGroup, float]:
+    """Peak learning rate of each kind of parameter; a final head is new in `finetune` only."""
+    backbone = learning_rate_of(model, train)
+    new_head = train.learning_rate_final_head if stage.name == "finetune" else None
+    return {
+        "backbone": backbone,
+        "final_head": backbone if new_head is None else new_head,
+        "exit_heads": train.learning_rate_exits,
+        "thresholds": train.learning_rate_thresholds,
+    }
+
+
 def learning_rate_of(model: ModelConfig, train: TrainConfig) -> float:
-    """Peak learning rate of backbone and final head: as given, or by width.
+    """Peak learning rate of the backbone: as given, or by width.
 
     Narrow encoders take and need larger steps: 2e-5 at width 768, growing with the inverse square of the
     width, within [1e-5, 1e-4].

@@ -20,13 +20,12 @@ from transformers.utils import logging
 
 from magic_pyramid.config import TrainConfig
 from magic_pyramid.errors import ConfigError
-from magic_pyramid.model import ParameterGroup
 from magic_pyramid.training.batches import TokenBudgetSampler, TrainBatch, TrainRows, loader
 from magic_pyramid.training.objective import StageObjective, optimizer_groups
 from magic_pyramid.training.processes import Processes
 from magic_pyramid.training.projection import projected_gflops
 from magic_pyramid.training.record import OnEvent, TrainEvent
-from magic_pyramid.training.stages import Stage, learning_rate_of
+from magic_pyramid.training.stages import Stage, learning_rates
 from magic_pyramid.training.validation import Validation
 from magic_pyramid.training.workspace import (
     COMPLETE,
@@ -167,15 +166,10 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with a group for each kind of parameter."""
-        backbone = learning_rate_of(self.objective.model.config, self.train_config)
-        rates: dict[ParameterGroup, float] = {
-            "backbone": backbone,
-            "final_head": backbone,
-            "exit_heads": self.train_config.learning_rate_exits,
-            "thresholds": self.train_config.learning_rate_thresholds,
-        }
         groups = optimizer_groups(
-            self.objective, learning_rates=rates, weight_decay=self.train_config.weight_decay
+            self.objective,
+            learning_rates=learning_rates(self.stage, self.objective.model.config, self.train_config),
+            weight_decay=self.train_config.weight_decay,
         )
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
         return self.optimizer
