@@ -23,7 +23,12 @@ class Child:
     """A process that answers one request at a time."""
 
     def __init__(
-        self, *task: str, threads: int, needs_torch: bool = True, blas_threads: int = 1, cache: Path | None = None
+        self,
+        *task: str,
+        threads: int,
+        needs_torch: bool = True,
+        blas_threads: int = 1,
+        cache: Path | None = None,
     ) -> None:
         """Start it.
 
@@ -153,13 +158,11 @@ def _environment(threads: int, blas_threads: int, cache: Path | None) -> Mapping
     }
 
 
-def run_once(
-    *task: str, threads: int, blas_threads: int = 1, cache: Path | None = None
-) -> dict[str, Any]:
+def run_once(*task: str) -> dict[str, Any]:
     """Start a process for one task and give its only reply.
 
     Raises:
         ChildProcessError: it failed.
     """
-    with Child(*task, threads=threads, blas_threads=blas_threads, cache=cache) as child:
+    with Child(*task, threads=1) as child:
         return child.receive()

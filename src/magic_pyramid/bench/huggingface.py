@@ -59,7 +59,7 @@ def _load_pipeline(material: Material, threads: int) -> Answer:
 
     model = load_model(material, threads)
     tokenizer = AutoTokenizer.from_pretrained(material.huggingface)
-    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer)  # type: ignore[call-overload]
+    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer)
     options = {"truncation": True, "max_length": material.config.max_length, "function_to_apply": "none"}
     places = {label: index for index, label in enumerate(material.config.labels)}
 
@@ -69,7 +69,9 @@ def _load_pipeline(material: Material, threads: int) -> Answer:
         order = [row for rows in texts.batches(batch_size) for row in rows]
         inputs = [_pipeline_input(texts.raw[row]) for row in order]
         logits = np.zeros((len(texts), len(places)), dtype=np.float32)
-        for row, scores in zip(order, classify(inputs, batch_size=batch_size, top_k=None, **options), strict=True):
+        for row, scores in zip(
+            order, classify(inputs, batch_size=batch_size, top_k=None, **options), strict=True
+        ):
             for score in scores:
                 logits[row, places[score["label"]]] = score["score"]
         return Answers(logits)

@@ -1,8 +1,9 @@
 """Our own engines, dense and adaptive; adaptive is the setting stored in the model."""
 
 from functools import partial
+from typing import Literal
 
-from magic_pyramid.bench.contender import OURS, Answer, Answers, Contender, Material, Reason
+from magic_pyramid.bench.contender import OURS, Answer, Answers, Contender, Material, Reason, always
 from magic_pyramid.bench.texts import BenchTexts
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.interface import DENSE, Engine, default_setting
@@ -45,8 +46,11 @@ def _must_adapt(config: ModelConfig, _: BenchTexts) -> Reason:
     return None if config.prune or config.exit else "the model has neither pruning nor exits"
 
 
+_PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+
+
 def _rows(*, adaptive: bool) -> tuple[Contender, ...]:
-    suited = {"unsuited": _must_adapt} if adaptive else {}
+    unsuited = _must_adapt if adaptive else always
     return (
         Contender(
             engine=f"{OURS}_torch",
@@ -56,7 +60,7 @@ def _rows(*, adaptive: bool) -> tuple[Contender, ...]:
             needs_torch=True,
             pads=False,
             note="packed batches in PyTorch",
-            **suited,
+            unsuited=unsuited,
         ),
         *(
             Contender(
@@ -68,9 +72,9 @@ def _rows(*, adaptive: bool) -> tuple[Contender, ...]:
                 libraries=("onnx", "onnxruntime"),
                 pads=False,
                 note="packed ONNX segments, as `magic-pyramid export` writes them",
-                **suited,
+                unsuited=unsuited,
             )
-            for precision in ("fp32", "int8")
+            for precision in _PRECISIONS
         ),
     )
 

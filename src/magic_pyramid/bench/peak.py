@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SIZES = (1024, 1536, 2048)
-REPEATS = 6
+SIZES = (1024, 2048)
+REPEATS = 4
 
 
 def measured_peak(threads: int) -> dict[str, Any]:

@@ -25,14 +25,13 @@ COLUMNS = {
     "throughput": "texts a second at batch_size: texts over the median seconds of a pass",
     "throughput_quartiles": "texts a second at the quartiles of the repeats",
     "latency_ms": "milliseconds of one text by itself (batch size 1), over all texts and repeats",
-    "peak_memory_mb": "highest resident memory of the contender's whole process: interpreter, libraries, weights, "
-    "values",
+    "peak_memory_mb": "highest resident memory of its process: interpreter, libraries, weights and values",
     "cold_start_s": "from starting the process to its first answer, converted weights on disk",
-    "gflops": "executed GFLOPs per text, padding left out, convention 'actual'; exit heads that ran are charged",
+    "gflops": "executed GFLOPs per text without padding, convention 'actual', exit heads charged",
     "share_of_peak": "gflops times throughput over the machine's measured fp32 peak at these threads",
     "padding_share": "share of positions of its batches that hold no token",
     "speedup_own_dense": "throughput over that of our dense row of the same engine, precision and batch size",
-    "speedup_best_dense_peer": "throughput over that of the fastest dense peer of any precision, named beside it",
+    "speedup_best_dense_peer": "throughput over that of the fastest dense peer of any precision",
     "latency_speedup_best_dense_peer": "its p50 latency, over ours",
 }
 """What the keys of a row mean."""
@@ -144,9 +143,7 @@ def _twin(row: dict[str, Any]) -> tuple[str, str]:
     return str(row["engine"]), str(row["precision"])
 
 
-def growth_of(
-    found: Sequence[Measured], counts: dict[int, int], *, threads: int
-) -> list[dict[str, Any]]:
+def growth_of(found: Sequence[Measured], counts: dict[int, int], *, threads: int) -> list[dict[str, Any]]:
     """Sequences a second at batch size 1 by length; ``counts`` says how many sequences a length has."""
     rows = []
     for one in found:

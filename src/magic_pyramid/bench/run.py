@@ -97,10 +97,14 @@ def run_bench(
     """
     labels = [example.label for example in examples if example.label is not None]
     if not labels or len(labels) != len(examples):
-        raise InputError(f"{len(examples) - len(labels)} of {len(examples)} examples have no label; label them")
+        raise InputError(
+            f"{len(examples) - len(labels)} of {len(examples)} examples have no label; label them"
+        )
     config = classifier.model.config
     if too_long := [length for length in options.lengths if length > config.max_length]:
-        raise ConfigError(f"lengths contains {too_long[0]}; the model takes at most {config.max_length} tokens")
+        raise ConfigError(
+            f"lengths contains {too_long[0]}; the model takes at most {config.max_length} tokens"
+        )
     raw = [example.inputs for example in examples]
     texts = BenchTexts(classifier.encoder.encode(raw, max_length=config.max_length), raw)
     with tempfile.TemporaryDirectory(prefix="magic_pyramid_bench_") as name:
@@ -137,9 +141,11 @@ class _Bench:
         counts = {length: len(self.material.texts(f"length_{length}")) for length in self.options.lengths}
         sizes = [task.batch_size for task in self.options.tasks if task.texts == "texts"]
         for threads in self.options.threads:
-            before = self._peak(threads)
-            found = self._measure(contenders, threads)
-            peak = max(before, self._peak(threads), key=lambda one: float(one["gflops_per_s"]))
+            with Child("peak", str(threads), threads=threads, blas_threads=threads) as ruler:
+                # Before and after, for the machine may be busy with something else for a while.
+                before = ruler.ask(do="peak")
+                found = self._measure(contenders, threads)
+                peak = max(before, ruler.ask(do="peak"), key=lambda one: float(one["gflops_per_s"]))
             peaks[str(threads)] = peak
             rows += rows_of(
                 found, self.texts, batch_sizes=sizes, threads=threads, peak_gflops=peak["gflops_per_s"]
@@ -179,7 +185,7 @@ class _Bench:
         if reason is None and contender.prepare is not nothing and key not in self.prepared:
             self.say(f"preparing {contender.name}")
             try:
-                run_once("prepare", contender.name, str(self.material.folder), threads=1)
+                run_once("prepare", contender.name, str(self.material.folder))
                 self.prepared.add(key)
             except ChildProcessError as error:
                 reason = f"could not be prepared: {error}"
@@ -190,9 +196,6 @@ class _Bench:
     def _skip(self, name: str, reason: str) -> None:
         self.skipped.append({"name": name, "reason": reason})
         self.say(f"skipped {name}: {reason}")
-
-    def _peak(self, threads: int) -> dict[str, Any]:
-        return run_once("peak", str(threads), threads=threads, blas_threads=threads)
 
     def _measure(self, contenders: Sequence[Contender], threads: int) -> list[Measured]:
         with self._seated(contenders, threads) as seats:
@@ -217,7 +220,9 @@ class _Bench:
             largest_mb = 0.0
             for contender in contenders:
                 if (free_mb := available_memory_mb()) < 1.2 * largest_mb:
-                    self._skip(contender.name, f"only {free_mb:.0f} MB of memory are left; name it with --only")
+                    self._skip(
+                        contender.name, f"only {free_mb:.0f} MB of memory are left; name it with --only"
+                    )
                     continue
                 self.say(f"starting {contender.name}, {threads} threads")
                 child = Child(

@@ -75,7 +75,9 @@ class BenchTexts:
         return cls(EncodedTexts(content["token_ids"], content["token_type_ids"]), raw)
 
 
-def padded(texts: BenchTexts, rows: Sequence[int], *, pad_id: int) -> dict[str, Int64[np.ndarray, "seqs length"]]:
+def padded(
+    texts: BenchTexts, rows: Sequence[int], *, pad_id: int
+) -> dict[str, Int64[np.ndarray, "seqs length"]]:
     """A batch as engines that pad take it: as long as its longest text, padded on the right."""
     ids = [texts.encoded.token_ids[row] for row in rows]
     length = max(map(len, ids))

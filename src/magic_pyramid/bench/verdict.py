@@ -30,11 +30,11 @@ def judge(
 ) -> Verdict:
     """Compare the logits of a contender with those of the same setting in ``TorchEngine``."""
     if logits.shape != reference.shape or not np.isfinite(logits).all():
-        reason = f"its logits of the shape {logits.shape} are not {reference.shape} finite numbers"
-        return Verdict(logit_difference=float("inf"), agreement=0.0, reason=reason)
+        wrong = f"its logits of the shape {logits.shape} are not {reference.shape} finite numbers"
+        return Verdict(logit_difference=float("inf"), agreement=0.0, reason=wrong)
     difference = float(np.abs(logits - reference).max())
     agreement = float((decisions(logits, reference, problem_type)).mean())
-    reason = None
+    reason: str | None = None
     if contender.precision == "fp32" and not contender.adaptive:
         allowed = TOLERANCE * max(1.0, float(np.abs(reference).max()))
         if difference > allowed:

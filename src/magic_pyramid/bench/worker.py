@@ -71,7 +71,7 @@ class Worker:
 def peak_memory_mb() -> float:
     """Highest resident memory of this process: interpreter, libraries, weights and values together.
 
-    Linux hands the ``ru_maxrss`` of a parent down to its children, so its own record is read where there is one.
+    Linux hands a parent's ``ru_maxrss`` down to its children, so the process's own record is read first.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -112,11 +112,12 @@ def prepare(name: str, folder: str, *, pipe: TextIO) -> None:
     _send(pipe, {"ready": True})
 
 
-def peak(threads: str, *, pipe: TextIO) -> None:
-    """Measure what the machine can do at most."""
+def peak(threads: str, *, pipe: TextIO, requests: TextIO) -> None:
+    """Measure what the machine can do at most, as often as asked."""
     from magic_pyramid.bench.peak import measured_peak
 
-    _send(pipe, measured_peak(int(threads)))
+    for _ in requests:
+        _send(pipe, measured_peak(int(threads)))
 
 
 def _send(pipe: TextIO, reply: Mapping[str, Any]) -> None:
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif task == "prepare":
             prepare(*rest, pipe=pipe)
         else:
-            peak(*rest, pipe=pipe)
+            peak(*rest, pipe=pipe, requests=sys.stdin)
     except Exception as error:
         _send(pipe, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
         raise
