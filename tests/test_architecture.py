@@ -21,6 +21,7 @@ ROWS = (
     ("tracing", "prediction_stream"),
     ("classifier",),
     ("fitting",),
+    ("bench",),
     ("__init__", "cli"),
     ("__main__",),
 )

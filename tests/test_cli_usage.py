@@ -18,11 +18,14 @@ def test_help_names_every_verb(run, arguments):
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
     assert all(
-        f" {verb} " in out for verb in ("demo", "train", "evaluate", "predict", "explain", "export", "info")
+        f" {verb} " in out
+        for verb in ("demo", "train", "evaluate", "predict", "explain", "export", "bench", "info")
     )
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "explain", "export", "info"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "train", "evaluate", "predict", "explain", "export", "bench", "info"]
+)
 def test_every_verb_has_help_with_examples(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0
@@ -60,6 +63,12 @@ def test_the_version_is_shown(run):
         (["predict", "m", "a", "--output", "out.parquet"], "predictions are not written as 'parquet'"),
         (["predict", "m", "a", "--exit-threshold", "2"], "it must lie in"),
         (["explain", "m", "a", "--png", "no/such/folder.png"], "a folder that does not exist"),
+        (["bench", "m"], "bench needs labelled texts: give --data"),
+        (["bench", "demo", "--threads", "0"], "--threads is '0'; give different whole numbers"),
+        (["bench", "demo", "--batch", "8,8"], "--batch is '8,8'; give different whole numbers"),
+        (["bench", "demo", "--lengths", "16,x"], "--lengths is '16,x'; give different whole numbers"),
+        (["bench", "demo", "--only", "onnxruntim"], "did you mean 'onnxruntime'?"),
+        (["bench", "demo", "--plot", "no/such/folder.png"], "a folder that does not exist"),
     ],
     ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, list) else "",
 )
