@@ -103,7 +103,9 @@ def bench(
         examples = subset(examples, rows=max_rows, seed=seed)
     say(f"{len(examples):,} texts")
     result = run_bench(classifier, examples, options=options, say=say)
-    command = shlex.join(["magic-pyramid", *context.obj["argv"]])
+    # Published with the numbers, so without folders that only this machine has.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in context.obj["argv"]]
+    command = shlex.join(["magic-pyramid", *words])
     result["provenance"] = {"command": command, "model": model, "data": data or DEMO, **result["provenance"]}
     result = plain(result)
     if as_json:
