@@ -99,8 +99,10 @@ def test_a_padded_batch_is_as_long_as_its_longest_text():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
 
 
-def test_logits_come_back_in_input_order():
-    answers = in_batches(TEXTS, 2, labels=1, answer=lambda rows: np.array(rows, dtype=np.float32)[:, None])
+def test_logits_come_back_in_input_order(tmp_path):
+    material = Material(tmp_path, tiny.REGRESSION)
+    answer = in_batches(material, lambda _, rows: np.array(rows, dtype=np.float32)[:, None])
+    answers = answer(TEXTS, 2)
     assert answers.logits[:, 0].tolist() == [0, 1, 2, 3]
 
 

@@ -122,11 +122,18 @@ def needs_family_head(config: ModelConfig, _: BenchTexts) -> Reason:
     return f"final_head is {config.final_head!r}, which an ordinary checkpoint cannot hold"
 
 
-def in_batches(
-    texts: BenchTexts, batch_size: int, *, labels: int, answer: Callable[[list[int]], np.ndarray]
-) -> Answers:
-    """Ask batch by batch, sorted by length, and put the logits back in input order."""
-    logits = np.zeros((len(texts), labels), dtype=np.float32)
-    for rows in texts.batches(batch_size):
-        logits[rows] = answer(rows)
-    return Answers(logits)
+def in_batches(material: Material, logits_of: Callable[[BenchTexts, list[int]], np.ndarray]) -> Answer:
+    """Ask batch by batch, sorted by length, and put the logits back in input order.
+
+    Args:
+        material: of the model.
+        logits_of: logits of the texts at some places, which are one batch.
+    """
+
+    def answer(texts: BenchTexts, batch_size: int) -> Answers:
+        logits = np.zeros((len(texts), material.config.num_labels), dtype=np.float32)
+        for rows in texts.batches(batch_size):
+            logits[rows] = logits_of(texts, rows)
+        return Answers(logits)
+
+    return answer

@@ -77,9 +77,7 @@ def _load(material: Material, threads: int, *, quantization: str) -> Answer:
         dense = activation(first @ head["dense.weight"].T + head["dense.bias"])
         return np.asarray(dense @ head["output.weight"].T + head["output.bias"])
 
-    return lambda texts, batch_size: in_batches(
-        texts, batch_size, labels=material.config.num_labels, answer=partial(answer, texts)
-    )
+    return in_batches(material, answer)
 
 
 CONTENDERS = (

@@ -48,9 +48,7 @@ def _load_module(material: Material, threads: int, *, compiled: bool) -> Answer:
         logits = module(**{name: torch.from_numpy(value) for name, value in batch.items()}).logits
         return np.asarray(logits)
 
-    return lambda texts, batch_size: in_batches(
-        texts, batch_size, labels=material.config.num_labels, answer=partial(answer, texts)
-    )
+    return in_batches(material, answer)
 
 
 def _load_pipeline(material: Material, threads: int) -> Answer:

@@ -53,9 +53,7 @@ def _load(material: Material, threads: int, *, file: str) -> Answer:
         batch = padded(texts, rows, pad_id=material.config.backbone.pad_token_id)
         return np.array(request.infer({name: batch[name] for name in names}, share_inputs=True)[0])
 
-    return lambda texts, batch_size: in_batches(
-        texts, batch_size, labels=material.config.num_labels, answer=partial(answer, texts)
-    )
+    return in_batches(material, answer)
 
 
 CONTENDERS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magic_pyramid.bench.contender import Contender
+from magic_pyramid.bench.contender import OURS, Contender
 from magic_pyramid.bench.texts import BenchTexts
 from magic_pyramid.bench.turns import Timings, percentiles, quartiles
 from magic_pyramid.bench.verdict import Verdict
@@ -136,7 +136,7 @@ def _speedups(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, 
 
 
 def _is_ours(row: dict[str, Any]) -> bool:
-    return str(row["engine"]).startswith("magic_pyramid")
+    return str(row["engine"]).startswith(OURS)
 
 
 def _twin(row: dict[str, Any]) -> tuple[str, str]:

@@ -79,15 +79,12 @@ class ThresholdPruner(nn.Module):
         self, layer: int, batch: PackedBatch, input_lengths: Int64[Tensor, " seqs"], *, scale: float
     ) -> Float[Tensor, " seqs"]:
         """The attention mass below which a token of each sequence is removed."""
-        bar = (self._threshold(layer) * scale).clamp(min=SMALLEST_THRESHOLD)
+        bar = (self.token_thresholds[layer] * scale).clamp(min=SMALLEST_THRESHOLD)
         return bar * self._divisor(alive=batch.lengths, input_lengths=input_lengths)
 
     def prunes_at(self, layer: int, *, scale: float) -> bool:
         """Whether the layer may remove tokens; a threshold of exactly 0 removes none."""
-        return scale > 0 and float(self._threshold(layer).detach()) > 0
-
-    def _threshold(self, layer: int) -> Float[Tensor, ""]:
-        return (self.initial[layer] + self.delta[layer]).clamp(min=0.0)
+        return scale > 0 and float(self.token_thresholds[layer].detach()) > 0
 
     def protected(self, batch: PackedBatch) -> Bool[Tensor, " tokens"]:
         """Tokens that are never removed: the first of each sequence, and separators where asked."""
