@@ -1,8 +1,10 @@
 """Models and settings on which every engine must agree with the oracle."""
 
+import numpy as np
+
 import tiny
 from magic_pyramid.config import PruneConfig
-from magic_pyramid.engine.interface import DENSE, Setting
+from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
 
 LENGTHS = (9, 2, 14, 9, 1, 5)
 CASES = {
@@ -30,3 +32,12 @@ SETTINGS = {
     "both": Setting(prune_scale=1.0, exit_threshold=0.6),
     "harder": Setting(prune_scale=1.5, exit_threshold=0.8),
 }
+TOLERANCE = 1e-4
+"""What fp32 rounding may do to a logit."""
+
+
+def assert_same(one: EngineOutput, other: EngineOutput, *, tolerance: float = TOLERANCE) -> None:
+    """The same decisions exactly, and the same logits to a tolerance."""
+    assert one.exit_layer.tolist() == other.exit_layer.tolist()
+    assert one.num_tokens.tolist() == other.num_tokens.tolist()
+    np.testing.assert_allclose(one.logits, other.logits, atol=tolerance, rtol=tolerance)

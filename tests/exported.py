@@ -11,7 +11,6 @@ from magic_pyramid.export import export_onnx
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder
 
-TOLERANCE = 1e-4
 _FOLDERS = tempfile.TemporaryDirectory()
 """Removed when Python ends: an engine may load a graph late."""
 

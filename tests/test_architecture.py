@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 ROWS = (
     ("errors",),
-    ("activations", "config"),
+    ("activations", "config", "native"),
     ("packing", "linear", "tokenization", "data", "backbones", "metrics"),
     ("layers", "pruning", "exiting", "cost"),
     ("presets", "model"),

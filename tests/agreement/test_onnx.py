@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, LENGTHS, SETTINGS
-from exported import TOLERANCE, engine_of, pair
-from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
+from cases import CASES, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from exported import engine_of, pair
+from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import ENOUGH_TOKENS
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.tokenization import EncodedTexts
@@ -20,12 +20,6 @@ from test_engine import CRITERIA, threshold_for
 BOTH = SETTINGS["both"]
 INT8_TOLERANCE = 0.02
 """One code of an activation: rounding of fp32 may move a value across the border of two codes."""
-
-
-def assert_same(one: EngineOutput, other: EngineOutput, *, tolerance: float = TOLERANCE) -> None:
-    assert one.exit_layer.tolist() == other.exit_layer.tolist()
-    assert one.num_tokens.tolist() == other.num_tokens.tolist()
-    np.testing.assert_allclose(one.logits, other.logits, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -18,7 +18,7 @@ from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
 from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.scheduler import cut_batches, plan_batches
-from magic_pyramid.engine.segments import Segment, SegmentPlan
+from magic_pyramid.engine.segments import PLAN_FILE, Segment, SegmentPlan, check_sha256
 from magic_pyramid.tokenization import EncodedTexts
 
 TOKENS_PER_BATCH = 512
@@ -200,8 +200,8 @@ class _LayerGraphs:
         if file in self._graphs:
             return
         # Another export may have taken the folder's place since the engine was made.
-        for name in (file, self._plan.weights):
-            self._plan.check_file(self._folder, name)
+        needed = {name: self._plan.sha256[name] for name in (file, self._plan.weights)}
+        check_sha256(self._folder, needed, plan=PLAN_FILE)
         self._graphs[file] = OrtGraph(self._folder / file, threads=self._threads)
 
 

@@ -86,8 +86,8 @@ class SegmentPlan:
             CheckpointError: a file is missing, damaged, newer, or not the one that was exported.
         """
         path = folder / PLAN_FILE
-        data = _read_object(path)
-        _check_version(data.get("plan_version"), path)
+        data = read_object(path)
+        check_version(data.get("plan_version"), path, newest=PLAN_VERSION)
         try:
             plan = cls(
                 config=ModelConfig.from_dict(data["model"]),
@@ -114,28 +114,8 @@ class SegmentPlan:
             reason = f"{error} is missing" if type(error) is KeyError else str(error)
             raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
         plan._check(path)
-        for file in plan.sha256:
-            plan.check_file(folder, file)
+        check_sha256(folder, plan.sha256, plan=PLAN_FILE)
         return plan
-
-    def check_file(self, folder: Path, file: str) -> None:
-        """Whether a file is still the one that was exported.
-
-        Raises:
-            CheckpointError: it is missing or differs.
-        """
-        path = folder / file
-        try:
-            found = file_sha256(path)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({error.strerror}); copy the whole folder again"
-            ) from None
-        if found != self.sha256[file]:
-            raise CheckpointError(
-                f"{path} is damaged or not the file that was exported: its checksum is not the one in "
-                f"{PLAN_FILE}; copy the whole folder again"
-            )
 
     def segments_for(self, setting: Setting) -> tuple[Segment, ...]:
         """What runs under a setting: the dense graph where nothing may be removed and nobody may leave."""
@@ -173,6 +153,27 @@ class SegmentPlan:
             raise CheckpointError(f"{path}: {'; '.join(wrong)}; export the model again")
 
 
+def check_sha256(folder: Path, sha256: Mapping[str, str], *, plan: str) -> None:
+    """Whether files are still the ones that were exported.
+
+    Raises:
+        CheckpointError: one is missing or differs from the checksum that the plan, a file's name, has of it.
+    """
+    for file, wanted in sha256.items():
+        path = folder / file
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error.strerror}); copy the whole folder again"
+            ) from None
+        if found != wanted:
+            raise CheckpointError(
+                f"{path} is damaged or not the file that was exported: its checksum is not the one in {plan}"
+                "; copy the whole folder again"
+            )
+
+
 def file_sha256(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
@@ -184,17 +185,27 @@ def is_exported(folder: str | Path) -> bool:
     return (Path(folder) / PLAN_FILE).is_file()
 
 
-def _check_version(version: object, path: Path) -> None:
+def check_version(version: object, path: Path, *, newest: int) -> None:
+    """Whether this release can read a plan of a version.
+
+    Raises:
+        CheckpointError: it is no version, or newer than the newest known.
+    """
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(f"{path}: plan_version is {version!r}; it must be a whole number of at least 1")
-    if version > PLAN_VERSION:
+    if version > newest:
         raise CheckpointError(
             f"{path}: plan_version is {version}, written by a newer release; this one reads up to "
-            f"{PLAN_VERSION}: pip install --upgrade magic-pyramid"
+            f"{newest}: pip install --upgrade magic-pyramid"
         )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an exported folder.
+
+    Raises:
+        CheckpointError: it is missing or no JSON object.
+    """
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:

@@ -13,7 +13,7 @@ from magic_pyramid.export.graph import BOOL, FLOAT, INT64, MICROSOFT, GraphBuild
 from magic_pyramid.export.layout import GraphLayout, count_kept, plan_layout
 from magic_pyramid.export.linear import PRODUCTS
 from magic_pyramid.export.weights import WeightsFile
-from magic_pyramid.layers.relative_bias import bucket
+from magic_pyramid.layers.relative_bias import bias_by_distance
 from magic_pyramid.pruning.threshold import SMALLEST_THRESHOLD
 
 Weights = Mapping[str, np.ndarray]
@@ -186,10 +186,9 @@ class _Layers:
 
     def _bias_by_distance(self) -> tuple[str, int]:
         """Bias ``[distances, heads]`` by key position minus query position, and the row of distance 0."""
-        table = self.weights["relative_bias.weight"]
         farthest = self.config.backbone.max_length - 1
-        distances = torch.arange(-farthest, farthest + 1)
-        return self.graph.constant(table[bucket(distances, num_buckets=len(table)).numpy()]), farthest
+        table = torch.from_numpy(self.weights["relative_bias.weight"])
+        return self.graph.constant(bias_by_distance(table, farthest=farthest).numpy()), farthest
 
     def _attend(self, alive: Alive, layer: int) -> tuple[str, str]:
         """Attention probabilities ``[S, heads, W, W]``, and what every entry sees, ``[W * S, hidden]``."""

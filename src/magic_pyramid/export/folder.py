@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from magic_pyramid.checkpoint import config_json
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.engine.native_folder import is_native
 from magic_pyramid.engine.segments import (
     PLAN_FILE,
     PRECISIONS,
@@ -58,21 +60,40 @@ def export_onnx(
         InputError: the folder holds something else.
         CheckpointError: something cannot be written.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision is {precision!r}; {nearest(precision, PRECISIONS)}")
+    chosen = check_precision(precision)
     layers = model.config.backbone.num_hidden_layers
     strangers = sorted(layer for layer in boundaries if not 0 <= layer < layers)
     if strangers:
         raise ConfigError(f"boundaries contains {strangers[0]}; the layers are 0 to {layers - 1}")
-    with _new_folder(Path(folder)) as staging:
-        if encoder is not None:
-            encoder.save_pretrained(staging)
-        _write_text(staging / CONFIG_FILE, config_json(model.config, info=info or {}))
-        plan = _write_graphs(model, staging, precision, frozenset(boundaries))
+    with new_folder(Path(folder)) as staging:
+        write_common(staging, model.config, encoder=encoder, info=info)
+        plan = _write_graphs(model, staging, chosen, frozenset(boundaries))
         (staging / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         if accept is not None:
             accept(staging)
     return plan
+
+
+def check_precision(precision: str) -> Precision:
+    """The precision, if it is one.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    for known in PRECISIONS:
+        if precision == known:
+            return known
+    raise ConfigError(f"precision is {precision!r}; {nearest(precision, PRECISIONS)}")
+
+
+def write_common(
+    folder: Path, config: ModelConfig, *, encoder: TextEncoder | None, info: Mapping[str, Any] | None
+) -> None:
+    """Write what every export holds: the config, and the tokenizer if there is one."""
+    if encoder is not None:
+        encoder.save_pretrained(folder)
+    content = json.dumps(config_json(config, info=info or {}), indent=2, ensure_ascii=False)
+    (folder / CONFIG_FILE).write_text(content + "\n", encoding="utf-8")
 
 
 def _write_graphs(
@@ -129,9 +150,10 @@ def segments_of(num_layers: int, boundaries: Collection[int]) -> tuple[Segment, 
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """Give a sibling to write into, which takes the folder's name when all went well."""
-    if folder.exists() and not is_exported(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    is_export = is_exported(folder) or is_native(folder)
+    if folder.exists() and not is_export and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something that is no export; choose a new folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +178,3 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 def _unwritable(folder: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{folder} cannot be written ({error}); free some space or choose another folder")
-
-
-def _write_text(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from magic_pyramid.layers.attention import Bias
@@ -35,3 +35,11 @@ def bucket(distance: Int64[Tensor, "..."], *, num_buckets: int) -> Int64[Tensor,
     spread = torch.log(far.clamp(min=1).float() / exact) / math.log(MAX_DISTANCE / exact) * (half - exact)
     logarithmic = (exact + spread.long()).clamp(max=half - 1)
     return torch.where(far < exact, far, logarithmic) + (distance > 0).long() * half
+
+
+def bias_by_distance(
+    table: Float[Tensor, "buckets heads"], *, farthest: int
+) -> Float[Tensor, "distances heads"]:
+    """The bias of every key position minus query position, from ``-farthest`` to ``farthest``."""
+    distances = torch.arange(-farthest, farthest + 1)
+    return table[bucket(distances, num_buckets=len(table))]

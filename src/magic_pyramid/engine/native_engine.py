@@ -1,0 +1,166 @@
+"""The engine in C++: packed rows, real removal, fp32 or int8, without a runtime to install."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from magic_pyramid.config import ExitConfig, ModelConfig
+from magic_pyramid.engine.interface import EngineOutput, Setting
+from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_weights
+from magic_pyramid.engine.scheduler import plan_batches
+from magic_pyramid.native.library import NativeModel, Shape
+from magic_pyramid.tokenization import EncodedTexts
+
+TOKENS_PER_BATCH = 2048
+"""Default token budget of a batch: enough rows for every layer, few enough to stay in the outer caches."""
+
+_ACTIVATIONS = {"gelu": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "relu": 2, "silu": 3, "tanh": 4}
+_PROBLEMS = {"single_label": 0, "multi_label": 1, "regression": 2}
+_HEADS = {"cls": 0, "fastbert": 1, "block": 2}
+_CRITERIA = {"entropy": 0, "max_prob": 1, "margin": 2, "patience": 3}
+_DIVISORS = {"kept": 0, "input": 1, "fixed": 2}
+"""Codes of ``engine.h``."""
+
+
+class NativeEngine:
+    """Runs a model's weights in compiled code; one engine may be used from any number of threads."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, np.ndarray],
+        *,
+        int8: bool = False,
+        threads: int | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        instruction_set: str | None = None,
+    ) -> None:
+        """Prepare the weights.
+
+        Args:
+            config: what the model is.
+            weights: what ``export.native.native_weights`` gives, fp32.
+            int8: products with 7-bit weights, one scale an output, and 8-bit activations, one scale a token.
+            threads: threads that share a batch; None: one for each core this process may use.
+            tokens_per_batch: token budget of a batch.
+            instruction_set: one of ``native.library.instruction_sets()``; None: the best.
+
+        Raises:
+            MissingExtraError: the engine is not compiled.
+            ConfigError: the processor has no such instructions.
+            CheckpointError: a weight is missing or does not fit.
+        """
+        self._config = config
+        self.tokens_per_batch = tokens_per_batch
+        self._has_types = config.backbone.type_vocab_size > 0
+        self._model = NativeModel(
+            _shape(config, int8=int8),
+            weights,
+            threads=threads or len(os.sched_getaffinity(0)),
+            instruction_set=instruction_set,
+        )
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, threads: int | None = None) -> Self:
+        """Load a folder that ``magic-pyramid export --to native`` wrote; needs no PyTorch.
+
+        Raises:
+            MissingExtraError: the engine is not compiled.
+            CheckpointError: a file is missing, damaged, newer or not the one that was exported.
+        """
+        folder = Path(folder)
+        plan = NativePlan.read(folder)
+        weights = read_weights(folder / WEIGHTS_FILE)
+        return cls(plan.config, weights, int8=plan.precision == "int8", threads=threads)
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is."""
+        return self._config
+
+    def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
+        """Answer every input; rows come back in input order.
+
+        Args:
+            encoded: token ids, ragged.
+            setting: the speed knob.
+            batch_size: sequences per batch; None fills batches up to the token budget.
+
+        Raises:
+            ConfigError: ``batch_size`` is not positive.
+        """
+        config, lengths = self._config, encoded.lengths
+        layers, count = config.backbone.num_hidden_layers, len(encoded)
+        tests_exit = np.zeros(layers, dtype=np.uint8)
+        if setting.exit_threshold is not None:
+            tests_exit[list(config.exit_layers)] = 1
+        output = _empty_output(count, config)
+        for rows in plan_batches(lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size):
+            part = _empty_output(len(rows), config)
+            starts = np.zeros(len(rows) + 1, dtype=np.int64)
+            np.cumsum([lengths[row] for row in rows], out=starts[1:])
+            self._model.run(
+                token_ids=_joined(encoded.token_ids, rows),
+                token_types=_joined(encoded.token_type_ids, rows) if self._has_types else None,
+                starts=starts,
+                prune_scale=setting.prune_scale,
+                exit_threshold=setting.exit_threshold or 0.0,
+                tests_exit=tests_exit,
+                logits=part.logits,
+                exit_layer=part.exit_layer,
+                num_tokens=part.num_tokens,
+            )
+            output.logits[rows] = part.logits
+            output.exit_layer[rows] = part.exit_layer
+            output.num_tokens[rows] = part.num_tokens
+        return output
+
+
+def _joined(values: list[list[int]], rows: list[int]) -> np.ndarray:
+    return np.concatenate([np.asarray(values[row], dtype=np.int32) for row in rows])
+
+
+def _empty_output(count: int, config: ModelConfig) -> EngineOutput:
+    return EngineOutput(
+        logits=np.zeros((count, config.num_labels), dtype=np.float32),
+        exit_layer=np.zeros(count, dtype=np.int64),
+        num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
+    )
+
+
+def _shape(config: ModelConfig, *, int8: bool) -> Shape:
+    backbone, prune = config.backbone, config.prune
+    exits = config.exit or ExitConfig()
+    keeps_separator = prune is not None and prune.protect_sep and backbone.sep_token_id is not None
+    return Shape(
+        vocab_size=backbone.vocab_size,
+        hidden_size=backbone.hidden_size,
+        num_layers=backbone.num_hidden_layers,
+        num_heads=backbone.num_attention_heads,
+        intermediate_size=backbone.intermediate_size,
+        embedding_size=backbone.embedding_size or backbone.hidden_size,
+        num_positions=backbone.max_position_embeddings,
+        position_offset=backbone.position_offset,
+        num_types=backbone.type_vocab_size,
+        num_labels=config.num_labels,
+        hidden_act=_ACTIVATIONS[backbone.hidden_act],
+        head_act=_ACTIVATIONS[backbone.head_act],
+        problem=_PROBLEMS[config.problem_type],
+        final_head=_HEADS[config.final_head],
+        exit_head=_HEADS[exits.head],
+        exit_head_size=exits.head_size,
+        exit_head_heads=exits.head_attention_heads,
+        criterion=_CRITERIA[exits.criterion],
+        patience=exits.patience,
+        prunes=int(prune is not None),
+        divisor=_DIVISORS[prune.score_norm if prune else "kept"],
+        fixed_length=prune.fixed_length if prune else 0,
+        separator=backbone.sep_token_id if keeps_separator else -1,
+        max_distance=backbone.max_length - 1 if backbone.relative_attention_num_buckets else 0,
+        int8=int(int8),
+        layer_norm_eps=backbone.layer_norm_eps,
+        patience_tolerance=exits.patience_tolerance,
+    )

@@ -1,0 +1,120 @@
+"""A model folder for the native engine: weights in fp32 or 8 bits, read without PyTorch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.engine.segments import PRECISIONS, Precision, check_sha256, check_version, read_object
+from magic_pyramid.errors import CheckpointError
+
+PLAN_FILE = "native.json"
+WEIGHTS_FILE = "weights.safetensors"
+PLAN_VERSION = 1
+"""Version of the plan; a folder with a larger one was written by a newer release."""
+CODES, SCALE = ".int8", ".scale"
+"""Endings of the two tensors of a matrix in 8 bits: codes from -127 to 127, and one scale a row."""
+LARGEST_CODE = 127
+
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativePlan:
+    """What a folder for the native engine says about itself."""
+
+    config: ModelConfig
+    precision: Precision
+    sha256: Mapping[str, str]
+    """Checksum of every file of the folder but the plan."""
+
+    def to_json(self) -> str:
+        """Content of ``native.json``."""
+        data = {
+            "plan_version": PLAN_VERSION,
+            "precision": self.precision,
+            "sha256": dict(self.sha256),
+            "model": self.config.to_dict(),
+        }
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The plan of a folder, every file checked against it.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, newer, or not the one that was exported.
+        """
+        path = folder / PLAN_FILE
+        data = read_object(path)
+        check_version(data.get("plan_version"), path, newest=PLAN_VERSION)
+        try:
+            plan = cls(
+                config=ModelConfig.from_dict(data["model"]),
+                precision=data["precision"],
+                sha256={str(file): str(code) for file, code in data["sha256"].items()},
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if type(error) is KeyError else str(error)
+            raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
+        if plan.precision not in PRECISIONS or WEIGHTS_FILE not in plan.sha256:
+            raise CheckpointError(
+                f"{path}: precision is {plan.precision!r} and the files are {', '.join(plan.sha256)}; wanted "
+                f"are {' or '.join(PRECISIONS)}, and {WEIGHTS_FILE} among the files: export the model again"
+            )
+        check_sha256(folder, plan.sha256, plan=PLAN_FILE)
+        return plan
+
+
+def is_native(folder: str | Path) -> bool:
+    """Whether a folder holds a model for the native engine."""
+    return (Path(folder) / PLAN_FILE).is_file()
+
+
+def write_weights(weights: Weights, path: Path, *, precision: Precision) -> None:
+    """Write weights; in int8 every matrix is stored as codes and one scale a row."""
+    from safetensors.numpy import save_file
+
+    stored: dict[str, np.ndarray] = {}
+    for name, value in weights.items():
+        stored |= _coded(name, value) if precision == "int8" and value.ndim == 2 else {name: value}
+    save_file({name: np.ascontiguousarray(value) for name, value in stored.items()}, path)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The weights of a file, in fp32.
+
+    Raises:
+        CheckpointError: it is no safetensors file, or codes have no scale.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        stored = load_file(path)
+        scales = {name + SCALE for name in _matrices(stored)}
+        plain = {
+            name: value for name, value in stored.items() if name not in scales and not name.endswith(CODES)
+        }
+        decoded = {
+            name: stored[name + CODES].astype(np.float32) * stored[name + SCALE][:, None]
+            for name in _matrices(stored)
+        }
+    except (OSError, SafetensorError, LookupError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); export the model again") from None
+    return plain | decoded
+
+
+def _matrices(stored: Weights) -> list[str]:
+    return [name.removesuffix(CODES) for name in stored if name.endswith(CODES)]
+
+
+def _coded(name: str, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    largest = np.abs(matrix).max(axis=1)
+    scale = (np.maximum(largest, np.finfo(np.float32).tiny) / LARGEST_CODE).astype(np.float32)
+    codes = np.clip(np.rint(matrix / scale[:, None]), -LARGEST_CODE, LARGEST_CODE)
+    return {name + CODES: codes.astype(np.int8), name + SCALE: scale}

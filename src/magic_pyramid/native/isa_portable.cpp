@@ -1,0 +1,5 @@
+#include "encoder.h"
+
+std::unique_ptr<magic_pyramid::Runner> magic_pyramid::make_portable(const mp_shape& shape, const Tensors& tensors) {
+    return std::make_unique<Encoder>(shape, tensors);
+}
