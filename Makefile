@@ -17,7 +17,8 @@ venv: $(INSTALLED)  ## Create .venv, or update it when the dependencies changed
 
 install: venv  ## The same as venv
 
-$(INSTALLED): pyproject.toml constraints.txt
+# The installation compiles the native engine, so its sources are reasons to install again.
+$(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard src/magic_pyramid/native/*.h src/magic_pyramid/native/*.cpp src/magic_pyramid/native/build.py)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with make PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time)" >&2

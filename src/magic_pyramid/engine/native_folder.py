@@ -1,6 +1,7 @@
 """A model folder for the native engine: weights in fp32 or 8 bits, read without PyTorch."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ PLAN_VERSION = 1
 CODES, SCALE = ".int8", ".scale"
 """Endings of the two tensors of a matrix in 8 bits: codes from -127 to 127, and one scale a row."""
 LARGEST_CODE = 127
+IN_8_BITS = re.compile(r"(layers\..*|embeddings\.(token|projection)|.*\.narrow)\.weight")
+"""Matrices that the int8 engine multiplies in 8 bits; heads behind their first layer stay fp32."""
 
 Weights = Mapping[str, np.ndarray]
 
@@ -76,12 +79,13 @@ def is_native(folder: str | Path) -> bool:
 
 
 def write_weights(weights: Weights, path: Path, *, precision: Precision) -> None:
-    """Write weights; in int8 every matrix is stored as codes and one scale a row."""
+    """Write weights; in int8 the matrices that the engine multiplies in 8 bits are stored as it codes them."""
     from safetensors.numpy import save_file
 
     stored: dict[str, np.ndarray] = {}
     for name, value in weights.items():
-        stored |= _coded(name, value) if precision == "int8" and value.ndim == 2 else {name: value}
+        is_coded = precision == "int8" and value.ndim == 2 and IN_8_BITS.fullmatch(name)
+        stored |= _coded(name, value) if is_coded else {name: value}
     save_file({name: np.ascontiguousarray(value) for name, value in stored.items()}, path)
 
 

@@ -99,8 +99,7 @@ inline void softmax_row(float* row, int64_t length) {
         totals += power;
     }
     if (whole < length) {
-        Vec power = exponential(larger(load(row + whole) - shift, floor));
-        for (int64_t i = length - whole; i < W; i++) power[i] = 0.0f;
+        const Vec power = first_lanes(exponential(larger(load(row + whole) - shift, floor)), length - whole);
         store(row + whole, power);
         totals += power;
     }

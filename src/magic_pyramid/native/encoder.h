@@ -15,8 +15,9 @@ constexpr float SMALLEST_THRESHOLD = 1e-5f;
 // Of a token's embedding in 8 bits.
 constexpr int LARGEST_WORD_CODE = 127;
 
-// Fewer rows a thread than this share the columns of a product instead.
-constexpr int64_t ROWS_WORTH_A_THREAD = 24;
+// Fewer rows a thread than this share the columns of a product instead, so that each thread reads only its part
+// of the weights, which in 8 bits are a quarter of the size.
+constexpr int64_t ROWS_WORTH_A_THREAD = 24, ROWS_WORTH_A_THREAD_INT8 = 12;
 
 // Room for one thread's work; it grows to what was needed and stays for the next batch.
 struct Room {
@@ -176,7 +177,8 @@ class Encoder::Run {
     template <class Work>
     void by_rows(int64_t rows, const Work& work) {
         const int64_t threads = pool_.threads();
-        if (threads > 1 && rows < threads * ROWS_WORTH_A_THREAD) return work(0, rows, &pool_);
+        const int64_t worth = shape_.int8 ? ROWS_WORTH_A_THREAD_INT8 : ROWS_WORTH_A_THREAD;
+        if (threads > 1 && rows < threads * worth) return work(0, rows, &pool_);
         int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
         if (blocks < 2 * threads) blocks = rounded_up(blocks, threads);
         // Blocks of whole tiles; only the last has rows that fill none.

@@ -265,7 +265,7 @@ inline void activate_block(float* block, int64_t stride, int64_t rows, const flo
 }
 
 // Rows of a product that are computed at a time: their activations stay in the nearest caches.
-constexpr int64_t ROW_BLOCK = 48;
+constexpr int64_t ROW_BLOCK = 96;
 
 // The panels [first, last) of activation(a @ matrix + bias), for rows whose codes are given in 8 bits.
 inline void multiply_panels(const Matrix& matrix, int64_t rows, const float* a, int64_t a_stride, const Codes* codes,

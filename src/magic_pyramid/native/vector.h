@@ -66,16 +66,45 @@ inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec magnitude(Vec a) { return larger(a, -a); }
 inline Vec to_floats(Ints a) { return __builtin_convertvector(a, Vec); }
 
-inline float sum_of(Vec a) {
-    float total = 0;
-    for (int i = 0; i < W; i++) total += a[i];
-    return total;
+// The lanes in another order, which are one exchange away from a sum or a maximum over all of them.
+#if MP_WIDTH == 16
+#define MP_SWAP_EIGHTHS(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define MP_SWAP_FOURTHS(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define MP_SWAP_PAIRS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define MP_SWAP_SINGLES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#elif MP_WIDTH == 8
+#define MP_SWAP_FOURTHS(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)
+#define MP_SWAP_PAIRS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)
+#define MP_SWAP_SINGLES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6)
+#else
+#define MP_SWAP_PAIRS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1)
+#define MP_SWAP_SINGLES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2)
+#endif
+
+template <class Combine>
+inline float over_lanes(Vec a, const Combine& combine) {
+#if MP_WIDTH == 16
+    a = combine(a, Vec(MP_SWAP_EIGHTHS(a)));
+#endif
+#if MP_WIDTH >= 8
+    a = combine(a, Vec(MP_SWAP_FOURTHS(a)));
+#endif
+    a = combine(a, Vec(MP_SWAP_PAIRS(a)));
+    a = combine(a, Vec(MP_SWAP_SINGLES(a)));
+    return a[0];
 }
 
-inline float largest_of(Vec a) {
-    float largest = a[0];
-    for (int i = 1; i < W; i++) largest = a[i] > largest ? a[i] : largest;
-    return largest;
+inline float sum_of(Vec a) {
+    return over_lanes(a, [](Vec x, Vec y) { return x + y; });
+}
+
+inline float largest_of(Vec a) { return over_lanes(a, larger); }
+
+// The first `count` lanes, and zeros.
+inline Vec first_lanes(Vec a, int64_t count) {
+    Ints lanes;
+    for (int i = 0; i < W; i++) lanes[i] = i;
+    return lanes < splat_int(static_cast<int32_t>(count)) ? a : splat(0.0f);
 }
 
 // Adding this rounds to a whole number, ties to even, which then is the low part of the bits.
@@ -112,7 +141,8 @@ inline Vec gelu(Vec x) {
     series = series * t + splat(1.421413741f);
     series = series * t + splat(-0.284496736f);
     series = series * t + splat(0.254829592f);
-    const Vec tail = series * t * exponential(-(size * size));  // 1 - erf(size)
+    // 1 - erf(size); where it is next to nothing it is kept from becoming a denormal number, which is slow.
+    const Vec tail = series * t * exponential(larger(-(size * size), splat(-75.0f)));
     const Vec half = splat(0.5f) * x;
     return x > splat(0.0f) ? x - half * tail : half * tail;
 }
