@@ -79,7 +79,7 @@ def is_native(folder: str | Path) -> bool:
 
 
 def write_weights(weights: Weights, path: Path, *, precision: Precision) -> None:
-    """Write weights; in int8 the matrices that the engine multiplies in 8 bits are stored as it codes them."""
+    """Write weights; in int8 the matrices that the engine multiplies in 8 bits are stored so."""
     from safetensors.numpy import save_file
 
     stored: dict[str, np.ndarray] = {}
