@@ -7,7 +7,8 @@ from pathlib import Path
 import tiny
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.ort_engine import OrtEngine
-from magic_pyramid.export import export_onnx
+from magic_pyramid.engine.single_engine import SingleGraphEngine
+from magic_pyramid.export import export_onnx, export_single_graph
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder
 
@@ -34,3 +35,23 @@ def pair(config: ModelConfig, *, seed: int = 3, precision: str = "fp32") -> tupl
     """A model of a config and its ONNX engine."""
     model = tiny.build(config, seed=seed)
     return model, engine_of(model, precision=precision)
+
+
+@cache
+def single_folder_of(
+    config: ModelConfig, *, seed: int = 3, precision: str = "fp32"
+) -> tuple[PyramidModel, Path]:
+    """A model of a config, and where it lies as one graph."""
+    model = tiny.build(config, seed=seed)
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS.name)) / "single"
+    export_single_graph(model, folder, encoder=None, precision=precision)
+    return model, folder
+
+
+@cache
+def single_pair(
+    config: ModelConfig, *, seed: int = 3, precision: str = "fp32"
+) -> tuple[PyramidModel, SingleGraphEngine]:
+    """A model of a config and the engine of its one graph."""
+    model, folder = single_folder_of(config, seed=seed, precision=precision)
+    return model, SingleGraphEngine(folder, threads=1)

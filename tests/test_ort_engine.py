@@ -18,11 +18,12 @@ from exported import write
 from magic_pyramid.config import ExitConfig
 from magic_pyramid.engine import ort_session
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState, uncertainty
+from magic_pyramid.engine.exported import is_exported
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.scheduler import cut_batches
-from magic_pyramid.engine.segments import PLAN_FILE, is_exported
+from magic_pyramid.engine.segments import PLAN_FILE
 from magic_pyramid.errors import CheckpointError, ConfigError, MissingExtraError
 from magic_pyramid.exiting import criteria
 from test_engine import CRITERIA

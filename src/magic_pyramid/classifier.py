@@ -12,10 +12,9 @@ from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
+from magic_pyramid.engine.exported import ExportedEngine, is_exported, open_exported
 from magic_pyramid.engine.interface import Engine, Setting, default_setting
-from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.ort_session import prefer_threads
-from magic_pyramid.engine.segments import is_exported
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
 from magic_pyramid.evaluation import compare
@@ -44,7 +43,11 @@ class Classifier:
     """A model, its tokenizer and its engine."""
 
     def __init__(
-        self, model: PyramidModel | OrtEngine, encoder: TextEncoder, *, info: dict[str, Any] | None = None
+        self,
+        model: PyramidModel | ExportedEngine,
+        encoder: TextEncoder,
+        *,
+        info: dict[str, Any] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -54,11 +57,11 @@ class Classifier:
             encoder: the model's tokenizer.
             info: what the folder says about the model.
         """
-        self._model = None if isinstance(model, OrtEngine) else model.eval()
+        self._model = None if isinstance(model, ExportedEngine) else model.eval()
         self.encoder = encoder
         self.info = info or {}
         self._config = model.config
-        self.engine: Engine = model if isinstance(model, OrtEngine) else TorchEngine(model)
+        self.engine: Engine = model if isinstance(model, ExportedEngine) else TorchEngine(model)
 
     @classmethod
     def from_pretrained(
@@ -88,7 +91,7 @@ class Classifier:
                 f"{source} is an exported folder, which PyTorch does not run; load the folder it came from"
             )
         if exported:
-            return cls(OrtEngine(source), TextEncoder.from_pretrained(source))
+            return cls(open_exported(source), TextEncoder.from_pretrained(source))
         loaded = load_model(source)
         return cls(loaded.model.to(device), TextEncoder.from_pretrained(loaded.folder), info=loaded.info)
 

@@ -65,3 +65,20 @@ def test_an_unknown_format_is_refused(run, model, tmp_path):
     code, _, err = run("export", model, "--to", "onxx", "--output", tmp_path / "new")
     assert code == 2
     assert "--to is 'onxx'; did you mean 'onnx'?" in err
+
+
+def test_one_graph_is_exported_and_answers_the_same(run, model, tmp_path):
+    out = tmp_path / "single"
+    arguments = ("export", model, "--to", "onnx-single", "--output", out, "--threads", "1")
+    code, text, err = run(*arguments)
+    assert (code, text) == (0, "")
+    assert "one graph, " in err
+    assert "16 random inputs: logits differ by at most" in err
+    answers = [
+        json.loads(run("predict", folder, "a quiet lovely film", "--json")[1]) for folder in (model, out)
+    ]
+    assert answers[0]["label"] == answers[1]["label"]
+    assert answers[0]["num_tokens"] == answers[1]["num_tokens"]
+    found = json.loads(run(*arguments, "--json")[1])
+    assert found["format"] == "onnx-single"
+    assert "segments" not in found

@@ -1,4 +1,4 @@
-"""`magic-pyramid export`: a trained model as ONNX segments, compared with the model before it is accepted."""
+"""`magic-pyramid export`: a trained model as ONNX, compared with the model before it is accepted."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +23,11 @@ from magic_pyramid.errors import ConfigError, nearest
 EXAMPLES = (
     "magic-pyramid export runs/reviews --to onnx --output deploy/reviews",
     "magic-pyramid export runs/reviews --to onnx --precision int8 --data reviews/ --output deploy/small",
+    "magic-pyramid export runs/reviews --to onnx-single --output deploy/browser",
 )
 """Shown by ``--help``."""
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "onnx-single")
+"""Segments for our engine, and one graph for any program that answers one text a call."""
 
 
 def export(
@@ -34,7 +36,13 @@ def export(
         Path,
         typer.Option("--output", show_default=False, help="New folder, or an older export to be replaced."),
     ],
-    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="onnx: segments for our engine; onnx-single: one file, for browsers and other languages.",
+        ),
+    ] = "onnx",
     precision: Annotated[
         str, typer.Option("--precision", help="fp32, or int8: a quarter of the size, faster, not exact.")
     ] = "fp32",
@@ -66,7 +74,8 @@ def export(
     conditions = read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
     from magic_pyramid.classifier import Classifier, use_threads
-    from magic_pyramid.export import accept_export, export_onnx
+    from magic_pyramid.engine.segments import SegmentPlan
+    from magic_pyramid.export import accept_export, export_onnx, export_single_graph
 
     if threads is not None:
         use_threads(threads)
@@ -97,7 +106,7 @@ def export(
             )
         )
 
-    plan = export_onnx(
+    written = (export_single_graph if to == "onnx-single" else export_onnx)(
         classifier.model,
         output,
         encoder=classifier.encoder,
@@ -109,16 +118,17 @@ def export(
         "model": model,
         "output": str(output),
         "format": to,
-        "precision": plan.precision,
-        "opset": plan.opset,
-        "segments": len(plan.segments),
+        "precision": written.precision,
+        "opset": written.opset,
+        **({"segments": len(written.segments)} if isinstance(written, SegmentPlan) else {}),
         "bytes": sum(file.stat().st_size for file in output.iterdir()),
         **found,
     }
     if as_json:
         print_json(row)
         return
-    say(f"{output}: {row['segments']} segments, {row['bytes'] / 1e6:.1f} MB, {plan.precision}")
+    graphs = f"{row['segments']} segments" if "segments" in row else "one graph"
+    say(f"{output}: {graphs}, {row['bytes'] / 1e6:.1f} MB, {written.precision}")
     for line in _lines(found):
         say(line)
 

@@ -18,7 +18,7 @@ from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
 from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.scheduler import cut_batches, plan_batches
-from magic_pyramid.engine.segments import PLAN_FILE, Segment, SegmentPlan, check_sha256
+from magic_pyramid.engine.segments import PLAN_FILE, Precision, Segment, SegmentPlan, check_sha256
 from magic_pyramid.tokenization import EncodedTexts
 
 TOKENS_PER_BATCH = 512
@@ -110,6 +110,11 @@ class OrtEngine:
     def config(self) -> ModelConfig:
         """What the model is."""
         return self.plan.config
+
+    @property
+    def precision(self) -> Precision:
+        """Of the weights."""
+        return self.plan.precision
 
     def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
         """Answer every input; rows come back in input order.

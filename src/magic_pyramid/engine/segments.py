@@ -180,11 +180,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_exported(folder: str | Path) -> bool:
-    """Whether a folder holds an exported model."""
-    return (Path(folder) / PLAN_FILE).is_file()
-
-
 def check_version(version: object, path: Path, *, newest: int) -> None:
     """Whether this release can read a plan of a version.
 

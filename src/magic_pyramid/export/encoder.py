@@ -1,6 +1,6 @@
 """The encoder as graphs: embeddings, and groups of layers that remove tokens as they go."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch
 
 from magic_pyramid.config import ModelConfig, PruneConfig
 from magic_pyramid.export.activations import BIASED_ACTIVATIONS
-from magic_pyramid.export.graph import BOOL, FLOAT, INT64, MICROSOFT, GraphBuilder, Port
-from magic_pyramid.export.layout import GraphLayout, count_kept, plan_layout
+from magic_pyramid.export.graph import BOOL, FLOAT, INT64, MICROSOFT, GraphBuilder, Kind, Port
+from magic_pyramid.export.layout import Layout, plan_layout
 from magic_pyramid.export.linear import PRODUCTS
 from magic_pyramid.export.weights import WeightsFile
 from magic_pyramid.layers.relative_bias import bias_by_distance
@@ -18,11 +18,6 @@ from magic_pyramid.pruning.threshold import SMALLEST_THRESHOLD
 
 Weights = Mapping[str, np.ndarray]
 """The model's state by our names, in fp32."""
-NEGLIGIBLE = 70.0
-"""A key whose score is lower than the largest by this gets a probability below 1e-30, which changes no sum.
-
-Padding is raised to that: minus infinity would become a denormal number and make all that follows slow.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +26,10 @@ class Alive:
 
     hidden: str
     lengths: str
-    layout: GraphLayout | None = None
+    layout: Layout | None = None
     """None after tokens left, until a layer needs it."""
     bias: str = ""
-    """What is added to the scores of this layout."""
+    """What is added to the scores of this layout, if anything but its mask."""
     protected: str = ""
     """Which tokens may not be removed; empty where nothing is ever removed."""
     positions: str = ""
@@ -45,22 +40,36 @@ def embeddings_graph(
     config: ModelConfig, weights: Weights, *, precision: str, file: WeightsFile | None = None
 ) -> onnx.ModelProto:
     """Token, position and type ids to the hidden states that enter the first layer."""
-    backbone = config.backbone
     graph = GraphBuilder(file)
     ports = [Port("token_ids", INT64, ("tokens",)), Port("position_ids", INT64, ("tokens",))]
-    positions = graph.constant(weights["embeddings.position.weight"][backbone.position_offset :])
-    embedded = graph.op("Gather", positions, "position_ids", axis=0)
-    if backbone.type_vocab_size:
+    if config.backbone.type_vocab_size:
         ports.append(Port("token_type_ids", INT64, ("tokens",)))
+    graph.rename(embed(graph, config, weights, precision=precision), "hidden")
+    hidden = Port("hidden", FLOAT, ("tokens", config.backbone.hidden_size))
+    return graph.model("embeddings", ports, [hidden])
+
+
+def embed(
+    graph: GraphBuilder,
+    config: ModelConfig,
+    weights: Weights,
+    *,
+    precision: str,
+    position_ids: str = "position_ids",
+) -> str:
+    """Add the embeddings of the inputs ``token_ids`` and, where there are types, ``token_type_ids``."""
+    backbone = config.backbone
+    positions = graph.constant(weights["embeddings.position.weight"][backbone.position_offset :])
+    embedded = graph.op("Gather", positions, position_ids, axis=0)
+    if backbone.type_vocab_size:
         types = graph.constant(weights["embeddings.token_type.weight"])
         embedded = graph.op("Add", embedded, graph.op("Gather", types, "token_type_ids", axis=0))
     words = _TOKEN_TABLES[precision](graph, weights["embeddings.token.weight"])
     hidden = _normalised_sum(graph, config, weights, words, embedded, norm="embeddings.norm")
-    if "embeddings.projection.weight" in weights:
-        product = PRODUCTS[precision](graph, hidden, weights["embeddings.projection.weight"].T)
-        hidden = graph.op("Add", product, graph.constant(weights["embeddings.projection.bias"]))
-    graph.rename(hidden, "hidden")
-    return graph.model("embeddings", ports, [Port("hidden", FLOAT, ("tokens", backbone.hidden_size))])
+    if "embeddings.projection.weight" not in weights:
+        return hidden
+    product = PRODUCTS[precision](graph, hidden, weights["embeddings.projection.weight"].T)
+    return graph.op("Add", product, graph.constant(weights["embeddings.projection.bias"]))
 
 
 def layers_graph(
@@ -73,26 +82,71 @@ def layers_graph(
     file: WeightsFile | None = None,
 ) -> onnx.ModelProto:
     """Layers ``first`` to ``last``: hidden states in, those of the tokens that are kept out."""
-    return _Layers(config, weights, precision, file).build(first, last)
+    graph, prune, width = GraphBuilder(file), config.prune, config.backbone.hidden_size
+    layers = Layers(graph, config, weights, precision=precision)
+    inputs = [Port("hidden", FLOAT, ("tokens", width)), Port("lengths", INT64, ("seqs",))]
+    outputs = [Port("new_hidden", FLOAT, ("kept", width))]
+    if prune:
+        inputs += [Port("protected", BOOL, ("tokens",)), Port("prune_scale", FLOAT, ())]
+        inputs += [Port("input_lengths", INT64, ("seqs",))] if prune.score_norm == "input" else []
+        outputs += [Port("new_protected", BOOL, ("kept",))]
+        outputs += [Port(f"lengths_{layer}", INT64, ("seqs",)) for layer in range(first, last + 1)]
+    if layers.has_positions:
+        inputs.append(Port("position_ids", INT64, ("tokens",)))
+        outputs.append(Port("new_position_ids", INT64, ("kept",)))
+    alive = Alive(
+        hidden="hidden",
+        lengths="lengths",
+        protected="protected" if prune else "",
+        positions="position_ids" if layers.has_positions else "",
+    )
+    for layer in range(first, last + 1):
+        alive = layers.append(alive, layer)
+        if prune:
+            graph.rename(alive.lengths, f"lengths_{layer}")
+    graph.rename(alive.hidden, "new_hidden")
+    if prune:
+        graph.rename(alive.protected, "new_protected")
+    if layers.has_positions:
+        graph.rename(alive.positions, "new_position_ids")
+    return graph.model(f"layers_{first}_{last}", inputs, outputs)
 
 
 def dense_graph(
     config: ModelConfig, weights: Weights, *, precision: str, file: WeightsFile | None = None
 ) -> onnx.ModelProto:
     """Every layer in one graph that removes nothing."""
-    layers = config.backbone.num_hidden_layers
-    return _Layers(config.replace(prune=None), weights, precision, file).build(0, layers - 1)
+    last = config.backbone.num_hidden_layers - 1
+    return layers_graph(
+        config.replace(prune=None), weights, first=0, last=last, precision=precision, file=file
+    )
 
 
-class _Layers:
-    """One graph of consecutive layers."""
+class Layers:
+    """Adds layers to a graph that has the inputs ``prune_scale`` and ``input_lengths`` where they ask."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, precision: str, file: WeightsFile | None
+        self,
+        graph: GraphBuilder,
+        config: ModelConfig,
+        weights: Weights,
+        *,
+        precision: str,
+        plan: Callable[[str], Layout] | None = None,
     ) -> None:
-        self.config, self.weights = config, weights
+        """Prepare the thresholds.
+
+        Args:
+            graph: what the layers are added to.
+            config: of the model.
+            weights: of the model.
+            precision: of the products.
+            plan: the layout of sequences of these lengths; None: right-padded.
+        """
+        heads = config.backbone.num_attention_heads
+        self.graph, self.config, self.weights = graph, config, weights
         self.multiply = PRODUCTS[precision]
-        self.graph = GraphBuilder(file)
+        self.plan = plan or (lambda lengths: plan_layout(graph, lengths, heads=heads))
         self.has_positions = bool(config.backbone.relative_attention_num_buckets)
         self.thresholds = (
             np.maximum(weights["pruner.initial"] + weights["pruner.delta"], 0)
@@ -100,45 +154,17 @@ class _Layers:
             else np.zeros(config.backbone.num_hidden_layers, np.float32)
         )
 
-    def build(self, first: int, last: int) -> onnx.ModelProto:
-        prune, width = self.config.prune, self.config.backbone.hidden_size
-        hidden = Port("hidden", FLOAT, ("tokens", width))
-        inputs = [hidden, Port("lengths", INT64, ("seqs",))]
-        outputs = [Port("new_hidden", FLOAT, ("kept", width))]
-        if prune:
-            inputs += [Port("protected", BOOL, ("tokens",)), Port("prune_scale", FLOAT, ())]
-            inputs += [Port("input_lengths", INT64, ("seqs",))] if prune.score_norm == "input" else []
-            outputs += [Port("new_protected", BOOL, ("kept",))]
-            outputs += [Port(f"lengths_{layer}", INT64, ("seqs",)) for layer in range(first, last + 1)]
-        if self.has_positions:
-            inputs.append(Port("position_ids", INT64, ("tokens",)))
-            outputs.append(Port("new_position_ids", INT64, ("kept",)))
-        alive = Alive(
-            hidden="hidden",
-            lengths="lengths",
-            protected="protected" if prune else "",
-            positions="position_ids" if self.has_positions else "",
-        )
-        for layer in range(first, last + 1):
-            alive = self._layer(alive, layer)
-            if prune:
-                self.graph.rename(alive.lengths, f"lengths_{layer}")
-        self.graph.rename(alive.hidden, "new_hidden")
-        if prune:
-            self.graph.rename(alive.protected, "new_protected")
-        if self.has_positions:
-            self.graph.rename(alive.positions, "new_position_ids")
-        return self.graph.model(f"layers_{first}_{last}", inputs, outputs)
-
-    def _layer(self, alive: Alive, layer: int) -> Alive:
+    def append(self, alive: Alive, layer: int) -> Alive:
+        """Add one layer."""
         graph, name = self.graph, f"layers.{layer}."
         alive = self._planned(alive)
         assert alive.layout is not None
         probs, context = self._attend(alive, layer)
-        kept, residual, entries = alive, alive.hidden, alive.layout.step_entries
+        kept, residual = alive, alive.hidden
         if self.config.prune and self.thresholds[layer] > 0:
-            kept, residual, entries = self._remove(alive, probs, layer)
-        context = graph.op("Gather", context, entries, axis=0)
+            kept, residual, context = self._remove(alive, probs, context, layer)
+        else:
+            context = alive.layout.packed(context)
         projected = self._product(context, name + "attention.output.weight")
         attended = _normalised_sum(
             graph,
@@ -168,12 +194,10 @@ class _Layers:
         """With a layout, made anew where tokens left."""
         if alive.layout is not None:
             return alive
-        graph = self.graph
-        layout = plan_layout(graph, alive.lengths)
-        bias = layout.key_bias
+        graph, layout, bias = self.graph, self.plan(alive.lengths), ""
         if self.has_positions:
             table, middle = self._bias_by_distance()
-            positions = graph.op("Gather", alive.positions, layout.rows, axis=0)
+            positions = layout.padded(alive.positions)
             distance = graph.op(
                 "Sub",
                 graph.op("Unsqueeze", positions, graph.integers(1)),
@@ -181,7 +205,7 @@ class _Layers:
             )
             place = graph.op("Add", distance, graph.constant(np.int64(middle), np.int64))
             by_head = graph.op("Transpose", graph.op("Gather", table, place, axis=0), perm=[0, 3, 1, 2])
-            bias = graph.op("Add", by_head, bias)
+            bias = layout.masked_bias(by_head)
         return replace(alive, layout=layout, bias=bias)
 
     def _bias_by_distance(self) -> tuple[str, int]:
@@ -203,39 +227,19 @@ class _Layers:
         bias[:width] /= np.sqrt(np.float32(size))
         product = self.multiply(graph, alive.hidden, weight.T)
         qkv = graph.op("Add", product, graph.constant(bias))
-        padded = graph.op("Gather", qkv, alive.layout.steps_first, axis=0)
+        padded = alive.layout.padded_by_step(qkv)
         query, key, value = (
             graph.op("Reshape", part, graph.integers(0, 0, heads, size)) for part in graph.split(padded, 3)
         )
         # Batch dimensions are read where they lie, [W, S, heads, size]: no transposed copies.
         scores = graph.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, transBatchA=1, transBatchB=1)
-        probs = self._softmax(scores, alive, layer)
+        probs = alive.layout.softmax(scores, alive.bias)
         seen = graph.op("FusedMatMul", probs, value, domain=MICROSOFT, transBatchB=1)
         context = graph.op("Transpose", seen, perm=[2, 0, 1, 3])
         return probs, graph.op("Reshape", context, graph.integers(-1, width))
 
-    def _softmax(self, scores: str, alive: Alive, layer: int) -> str:
-        """Probabilities over the keys; without padding and position bias there is nothing to add."""
-        graph = self.graph
-        assert alive.layout is not None
-
-        def with_bias() -> list[str]:
-            biased = graph.op("Add", scores, alive.bias)
-            largest = graph.op("ReduceMax", biased, axes=[-1], keepdims=1)
-            floor = graph.op("Sub", largest, graph.constant(np.float32(NEGLIGIBLE)))
-            return [graph.op("Softmax", graph.op("Max", biased, floor), axis=-1)]
-
-        def without() -> list[str]:
-            return [graph.op("Softmax", scores, axis=-1)]
-
-        if self.has_positions:
-            return with_bias()[0]
-        heads, width = self.config.backbone.num_attention_heads, f"width_{layer}"
-        kind = (FLOAT, ("seqs", heads, width, width))
-        return graph.choose(alive.layout.is_ragged, yes=with_bias, no=without, outputs=[kind])[0]
-
-    def _remove(self, alive: Alive, probs: str, layer: int) -> tuple[Alive, str, str]:
-        """What stays, its part of the layer's input, and its places among the entries."""
+    def _remove(self, alive: Alive, probs: str, context: str, layer: int) -> tuple[Alive, str, str]:
+        """What stays, its part of the layer's input, and its part of what every entry sees."""
         graph, prune, layout = self.graph, self.config.prune, alive.layout
         assert prune is not None
         assert layout is not None
@@ -244,39 +248,37 @@ class _Layers:
         def chosen() -> list[str]:
             keep = self._keep(alive, layout, prune, probs, layer)
             kept = graph.op("Squeeze", graph.op("NonZero", keep), graph.integers(0))
-            values = [alive.hidden, layout.step_entries, *token_values]
-            counts = count_kept(graph, alive.lengths, layout.owner, keep)
-            return [counts, *(graph.op("Gather", value, kept, axis=0) for value in values)]
+            values = [graph.op("Gather", value, kept, axis=0) for value in (alive.hidden, *token_values)]
+            return [layout.count(keep, kept), layout.packed(context, kept), *values]
 
         def everything() -> list[str]:
-            return [alive.lengths, alive.hidden, layout.step_entries, *token_values]
+            return [alive.lengths, layout.packed(context), alive.hidden, *token_values]
 
-        kinds: list[tuple[int, tuple[int | str, ...]]] = [
+        states: Kind = (FLOAT, (f"kept_{layer}", self.config.backbone.hidden_size))
+        kinds: list[Kind] = [
             (INT64, ("seqs",)),
-            (FLOAT, (f"kept_{layer}", self.config.backbone.hidden_size)),
-            (INT64, (f"kept_{layer}",)),
+            states,
+            states,
             (BOOL, (f"kept_{layer}",)),
             *([(INT64, (f"kept_{layer}",))] if alive.positions else []),
         ]
         prunes = graph.op("Greater", "prune_scale", graph.constant(np.float32(0)))
         names = graph.choose(prunes, yes=chosen, no=everything, outputs=kinds)
-        lengths, residual, entries, protected = names[:4]
+        lengths, context, residual, protected = names[:4]
         positions = names[4] if alive.positions else ""
         kept = Alive(hidden="", lengths=lengths, protected=protected, positions=positions)
-        return kept, residual, entries
+        return kept, residual, context
 
-    def _keep(self, alive: Alive, layout: GraphLayout, prune: PruneConfig, probs: str, layer: int) -> str:
+    def _keep(self, alive: Alive, layout: Layout, prune: PruneConfig, probs: str, layer: int) -> str:
         """``[T]``, bool: protected tokens, and those whose attention mass reaches their sequence's bar."""
         graph = self.graph
-        queries = graph.op("Unsqueeze", graph.op("Cast", layout.valid, to=FLOAT), graph.integers(1, 2))
-        received = graph.op("ReduceMean", graph.op("MatMul", queries, probs), axes=[1, 2], keepdims=0)
-        mass = graph.op("Gather", graph.op("Reshape", received, graph.integers(-1)), layout.entries, axis=0)
+        mass = layout.received(probs)
         scaled = graph.op("Mul", graph.constant(np.float32(self.thresholds[layer])), "prune_scale")
         bar = graph.op("Max", scaled, graph.constant(np.float32(SMALLEST_THRESHOLD)))
         counts = {"kept": alive.lengths, "input": "input_lengths"}
         if prune.score_norm in counts:
             divisor = graph.op("Cast", counts[prune.score_norm], to=FLOAT)
-            bars = graph.op("Gather", graph.op("Mul", bar, divisor), layout.owner, axis=0)
+            bars = layout.per_token(graph.op("Mul", bar, divisor))
         else:
             bars = graph.op("Mul", bar, graph.constant(np.float32(prune.fixed_length)))
         return graph.op("Or", graph.op("GreaterOrEqual", mass, bars), alive.protected)

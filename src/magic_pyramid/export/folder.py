@@ -13,6 +13,7 @@ import numpy as np
 
 from magic_pyramid.checkpoint import config_json
 from magic_pyramid.config import ModelConfig
+from magic_pyramid.engine.exported import is_exported
 from magic_pyramid.engine.native_folder import is_native
 from magic_pyramid.engine.segments import (
     PLAN_FILE,
@@ -21,7 +22,6 @@ from magic_pyramid.engine.segments import (
     Segment,
     SegmentPlan,
     file_sha256,
-    is_exported,
 )
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, MissingExtraError, nearest
 from magic_pyramid.model import PyramidModel
@@ -86,6 +86,17 @@ def check_precision(precision: str) -> Precision:
     raise ConfigError(f"precision is {precision!r}; {nearest(precision, PRECISIONS)}")
 
 
+def require_onnx() -> None:
+    """Raise MissingExtraError unless onnx is installed."""
+    if find_spec("onnx") is None:
+        raise MissingExtraError.of("the export", library="onnx", extra="onnx")
+
+
+def weights_of(model: PyramidModel) -> dict[str, np.ndarray]:
+    """The model's state by our names, in fp32."""
+    return {name: np.asarray(value.detach().float().cpu()) for name, value in model.state_dict().items()}
+
+
 def write_common(
     folder: Path, config: ModelConfig, *, encoder: TextEncoder | None, info: Mapping[str, Any] | None
 ) -> None:
@@ -99,8 +110,7 @@ def write_common(
 def _write_graphs(
     model: PyramidModel, folder: Path, precision: Precision, boundaries: frozenset[int]
 ) -> SegmentPlan:
-    if find_spec("onnx") is None:
-        raise MissingExtraError.of("the export", library="onnx", extra="onnx")
+    require_onnx()
     # Imported late, as they need onnx.
     from magic_pyramid.export.encoder import dense_graph, embeddings_graph, layers_graph
     from magic_pyramid.export.graph import OPSET
@@ -108,7 +118,7 @@ def _write_graphs(
     from magic_pyramid.export.weights import WEIGHTS_FILE, WeightsFile
 
     config, count = model.config, model.config.backbone.num_hidden_layers
-    weights = {name: np.asarray(value.detach().float().cpu()) for name, value in model.state_dict().items()}
+    weights = weights_of(model)
     parts = segments_of(count, boundaries | set(config.exit_layers))
     heads = {layer: f"exit_head_{layer}.onnx" for layer in config.exit_layers}
     with WeightsFile(folder) as file:

@@ -21,6 +21,9 @@ FLOAT = TensorProto.FLOAT
 INT64 = TensorProto.INT64
 BOOL = TensorProto.BOOL
 
+Kind = tuple[int, tuple[int | str, ...]]
+"""Element type and shape of a value; a text is a size that varies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -43,6 +46,7 @@ class GraphBuilder:
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[Any, onnx.TensorProto] = {}
+        self._constant_bytes = 0
         self._count = 0
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
@@ -53,6 +57,7 @@ class GraphBuilder:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self._name("constant")
+            self._constant_bytes += array.nbytes
             if self._weights is None or array.nbytes < INLINE_BYTES:
                 self._constants[key] = numpy_helper.from_array(array, name)
             else:
@@ -62,6 +67,17 @@ class GraphBuilder:
     def integers(self, *values: int) -> str:
         """Name of a vector of whole numbers: axes, shapes, indices."""
         return self.constant(np.array(values, dtype=np.int64), np.int64)
+
+    def empty(self, kind: Kind) -> str:
+        """Name of a constant of this kind whose varying sizes are 0."""
+        element, shape = kind
+        sizes = [0 if isinstance(size, str) else size for size in shape]
+        return self.constant(np.zeros(sizes), helper.tensor_dtype_to_np_dtype(element))
+
+    @property
+    def constant_bytes(self) -> int:
+        """Size of all constants so far."""
+        return self._constant_bytes
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output and give that output's name."""
@@ -76,6 +92,15 @@ class GraphBuilder:
         names = [self._name("part") for _ in range(parts)]
         self._nodes.append(helper.make_node("Split", [value], names, name=self._name("Split"), axis=-1))
         return names
+
+    def largest(self, value: str, count: int) -> str:
+        """The largest entries along the last axis, in falling order."""
+        names = [self._name("largest"), self._name("place")]
+        node = helper.make_node(
+            "TopK", [value, self.integers(count)], names, name=self._name("TopK"), axis=-1
+        )
+        self._nodes.append(node)
+        return names[0]
 
     def layer_norm(self, value: str, weight: np.ndarray, bias: np.ndarray, *, epsilon: float) -> str:
         """Normalise each row.
@@ -95,7 +120,7 @@ class GraphBuilder:
         *,
         yes: Callable[[], Sequence[str]],
         no: Callable[[], Sequence[str]],
-        outputs: Sequence[tuple[int, tuple[int | str, ...]]],
+        outputs: Sequence[Kind],
     ) -> list[str]:
         """Run one of two branches; both see every value made so far and give the same kinds of outputs."""
         names = [self._name("chosen") for _ in outputs]
@@ -126,14 +151,14 @@ class GraphBuilder:
             producer_name="magic-pyramid",
         )
 
-    def _branch(
-        self, build: Callable[[], Sequence[str]], outputs: Sequence[tuple[int, tuple[int | str, ...]]]
-    ) -> onnx.GraphProto:
+    def _branch(self, build: Callable[[], Sequence[str]], outputs: Sequence[Kind]) -> onnx.GraphProto:
         outer, self._nodes = self._nodes, []
-        values = build()
-        made = {name for node in self._nodes for name in node.output}
-        # A branch may give an outer value back, which only a node of its own can do.
-        values = [value if value in made else self.op("Identity", value) for value in values]
+        values: list[str] = []
+        for value in build():
+            made = {name for node in self._nodes for name in node.output}
+            # A branch can give an outer value back, or one value twice, only by a node of its own.
+            is_free = value in made and value not in values
+            values.append(value if is_free else self.op("Identity", value))
         ports = [
             helper.make_tensor_value_info(value, element, shape)
             for value, (element, shape) in zip(values, outputs, strict=True)

@@ -1,6 +1,7 @@
 """Exit heads and the final head as graphs: hidden states and lengths in, logits out; always fp32."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ from magic_pyramid.config import ExitConfig, ModelConfig
 from magic_pyramid.export.activations import BIASED_ACTIVATIONS
 from magic_pyramid.export.encoder import Weights
 from magic_pyramid.export.graph import FLOAT, INT64, GraphBuilder, Port
-from magic_pyramid.export.layout import plan_layout
+from magic_pyramid.export.layout import Layout, plan_layout
 from magic_pyramid.export.weights import WeightsFile
 
 
@@ -17,23 +18,42 @@ def head_graph(
     config: ModelConfig, weights: Weights, *, kind: str, prefix: str, file: WeightsFile | None = None
 ) -> onnx.ModelProto:
     """The classifier of this kind whose weights begin with a prefix."""
-    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    head = _Head(config, own, file)
-    head.graph.rename(_HEADS[kind](head), "logits")
-    return head.graph.model(
+    graph = GraphBuilder(file)
+    layout = plan_layout(graph, "lengths", heads=config.backbone.num_attention_heads)
+    logits = append_head(graph, config, weights, kind=kind, prefix=prefix, hidden="hidden", layout=layout)
+    graph.rename(logits, "logits")
+    return graph.model(
         prefix.rstrip(".").replace(".", "_"),
         [Port("hidden", FLOAT, ("tokens", config.backbone.hidden_size)), Port("lengths", INT64, ("seqs",))],
         [Port("logits", FLOAT, ("seqs", config.num_labels))],
     )
 
 
-class _Head:
-    """The graph of one head, and what the three kinds share."""
+def append_head(
+    graph: GraphBuilder,
+    config: ModelConfig,
+    weights: Weights,
+    *,
+    kind: str,
+    prefix: str,
+    hidden: str,
+    layout: Layout,
+) -> str:
+    """Add such a classifier to a graph, and give its logits ``[seqs, labels]``."""
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return _HEADS[kind](_Head(graph=graph, config=config, weights=own, hidden=hidden, layout=layout))
 
-    def __init__(self, config: ModelConfig, weights: Weights, file: WeightsFile | None) -> None:
-        self.config, self.weights = config, weights
-        self.graph = GraphBuilder(file)
-        self.layout = plan_layout(self.graph, "lengths")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """Where one head is added, and what the three kinds share."""
+
+    graph: GraphBuilder
+    config: ModelConfig
+    weights: Weights
+    """Its own, without their prefix."""
+    hidden: str
+    layout: Layout
 
     def linear(self, value: str, name: str) -> str:
         """``value @ weight.T + bias``."""
@@ -51,7 +71,7 @@ class _Head:
 
     def first_tokens(self, value: str) -> str:
         """The rows of the sequences' first tokens."""
-        return self.graph.op("Gather", value, self.layout.starts, axis=0)
+        return self.layout.first_tokens(value)
 
     def norm(self, one: str, other: str, name: str) -> str:
         """LayerNorm of a sum."""
@@ -75,12 +95,9 @@ class _Head:
         query = graph.op("Reshape", query, graph.integers(0, num_heads, depth))
         by_head = graph.op("Transpose", query, perm=[1, 0, 2])
         folded = graph.op("Transpose", graph.op("MatMul", by_head, graph.constant(keys)), perm=[1, 2, 0])
-        padded = graph.op("Gather", states, self.layout.rows, axis=0)
-        scores = graph.op("MatMul", padded, folded)
-        mask = graph.op(
-            "Transpose", graph.op("Squeeze", self.layout.key_bias, graph.integers(1)), perm=[0, 2, 1]
-        )
-        probs = graph.op("Softmax", graph.op("Add", scores, mask), axis=1)
+        padded = self.layout.padded(states)
+        scores = self.layout.masked(graph.op("MatMul", padded, folded))
+        probs = graph.op("Softmax", scores, axis=1)
         seen = graph.op("MatMul", graph.op("Transpose", probs, perm=[0, 2, 1]), padded)
         seen = graph.op("MatMul", graph.op("Transpose", seen, perm=[1, 0, 2]), graph.constant(values))
         joined = graph.op("Reshape", graph.op("Transpose", seen, perm=[1, 0, 2]), graph.integers(0, size))
@@ -90,19 +107,19 @@ class _Head:
 
 def _fastbert(head: _Head) -> str:
     settings = head.config.exit or ExitConfig()
-    narrowed = head.activated("hidden", "narrow", "tanh")
+    narrowed = head.activated(head.hidden, "narrow", "tanh")
     seen = head.attend(narrowed, num_heads=settings.head_attention_heads)
     return head.linear(head.activated(seen, "dense", "tanh"), "output")
 
 
 def _cls(head: _Head) -> str:
-    return _classify(head, head.first_tokens("hidden"), prefix="")
+    return _classify(head, head.first_tokens(head.hidden), prefix="")
 
 
 def _block(head: _Head) -> str:
     backbone = head.config.backbone
-    seen = head.attend("hidden", num_heads=backbone.num_attention_heads)
-    first = head.norm(seen, head.first_tokens("hidden"), "attention_norm")
+    seen = head.attend(head.hidden, num_heads=backbone.num_attention_heads)
+    first = head.norm(seen, head.first_tokens(head.hidden), "attention_norm")
     widened = head.linear(head.activated(first, "up", backbone.hidden_act), "down")
     return _classify(head, head.norm(widened, first, "output_norm"), prefix="classifier.")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting, default_setting
-from magic_pyramid.engine.ort_engine import OrtEngine
+from magic_pyramid.engine.exported import open_exported
+from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, default_setting
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError
 from magic_pyramid.metrics import Label, quality
@@ -66,9 +66,9 @@ def accept_export(
     Raises:
         CheckpointError: fp32 logits differ, or too much accuracy is lost.
     """
-    engine = OrtEngine(folder)
+    engine = open_exported(folder)
     on_random = differences(model, engine, random_inputs(model.config))
-    if engine.plan.precision == "fp32" and not on_random.logit_difference <= LARGEST_DIFFERENCE:
+    if engine.precision == "fp32" and not on_random.logit_difference <= LARGEST_DIFFERENCE:
         raise CheckpointError(
             f"the exported logits differ from the model's by {on_random.logit_difference:.3g} "
             f"(at most {LARGEST_DIFFERENCE:g} is rounding); nothing was written: please report it"
@@ -83,13 +83,13 @@ def accept_export(
 
 
 def differences(
-    model: PyramidModel, engine: OrtEngine, encoded: EncodedTexts, labels: Sequence[Label] | None = None
+    model: PyramidModel, engine: Engine, encoded: EncodedTexts, labels: Sequence[Label] | None = None
 ) -> Differences:
     """Run both on the same inputs, densely and at the stored setting."""
     reference = TorchEngine(model)
     dense = [side.run(encoded, setting=DENSE).logits for side in (reference, engine)]
     setting = default_setting(model.config)
-    ours, theirs = (_run(side, encoded, setting) for side in (reference, engine))
+    ours, theirs = (side.run(encoded, setting=setting) for side in (reference, engine))
     problem = model.config.problem_type
     measured = {}
     if labels is not None:
@@ -113,10 +113,6 @@ def random_inputs(config: ModelConfig, *, count: int = 16, seed: int = 0) -> Enc
     lengths = np.linspace(1, config.max_length, count).astype(int)
     ids = [generator.integers(0, config.backbone.vocab_size, length).tolist() for length in lengths]
     return EncodedTexts(ids, [[0] * len(row) for row in ids])
-
-
-def _run(engine: TorchEngine | OrtEngine, encoded: EncodedTexts, setting: Setting) -> EngineOutput:
-    return engine.run(encoded, setting=setting)
 
 
 def _answers(output: EngineOutput, problem: str) -> np.ndarray:

@@ -1,0 +1,151 @@
+"""A model exported as one graph: what goes in, what comes out, and whether the file is whole."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.engine.interface import default_setting
+from magic_pyramid.engine.segments import (
+    NEWEST_OPSET,
+    PRECISIONS,
+    Precision,
+    check_sha256,
+    check_version,
+    read_object,
+)
+from magic_pyramid.errors import CheckpointError
+
+INTERFACE_FILE = "interface.json"
+INTERFACE_VERSION = 1
+"""Version of the description; a folder with a larger one was written by a newer release."""
+GRAPH_FILE = "model.onnx"
+NEVER_LEAVE = -1.0
+"""Value of the input ``exit_threshold`` that switches exits off, as any negative number does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output of the graph."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+    """Sizes; a text is one that varies, an empty shape is a single number."""
+    meaning: str
+
+
+def inputs_of(config: ModelConfig) -> tuple[Value, ...]:
+    """What a graph of this model takes."""
+    ids = Value(
+        "token_ids",
+        "int64",
+        ("tokens",),
+        f"Vocabulary ids of one input, special tokens included: 1 to {config.max_length}.",
+    )
+    types = Value(
+        "token_type_ids",
+        "int64",
+        ("tokens",),
+        "0, or 1 in the second text of a pair; as the tokenizer gives them.",
+    )
+    scale = Value(
+        "prune_scale",
+        "float32",
+        (),
+        "Multiplier of the token thresholds, >= 0: larger removes more, 0 removes nothing.",
+    )
+    by_patience = config.exit is not None and config.exit.criterion == "patience"
+    switch = "0 or more lets it leave once enough exit heads agree"
+    bar = "Leave at the first layer whose uncertainty is at most this, in [0, 1]: larger leaves earlier"
+    leaves = f"{switch if by_patience else bar}; a negative number never leaves."
+    threshold = Value("exit_threshold", "float32", (), leaves)
+    return (ids, *((types,) if config.backbone.type_vocab_size else ()), scale, threshold)
+
+
+def outputs_of(config: ModelConfig) -> tuple[Value, ...]:
+    """What a graph of this model gives."""
+    labels = config.num_labels
+    return (
+        Value("logits", "float32", (labels,), "Of the head that answered, in the order of the labels."),
+        Value(
+            "probabilities",
+            "float32",
+            (labels,),
+            "Softmax of the logits, a sigmoid per label (multi_label), or the number itself (regression).",
+        ),
+        Value("exit_layer", "int64", (), "0-based layer whose head answered; the last is the final head."),
+        Value(
+            "num_tokens",
+            "int64",
+            (config.backbone.num_hidden_layers + 1,),
+            "First the tokens of the input, then those alive after each layer; 0 where it did not run.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInterface:
+    """Everything a program must know about such a folder; ``interface.json``."""
+
+    config: ModelConfig
+    precision: Precision
+    opset: int
+    sha256: str
+    """Checksum of the graph."""
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The knobs as they are stored in the model."""
+        stored = default_setting(self.config)
+        threshold = NEVER_LEAVE if stored.exit_threshold is None else stored.exit_threshold
+        return {"prune_scale": stored.prune_scale, "exit_threshold": threshold}
+
+    def to_json(self) -> str:
+        """Content of ``interface.json``."""
+        data = {
+            "plan_version": INTERFACE_VERSION,
+            "file": GRAPH_FILE,
+            "sha256": self.sha256,
+            "precision": self.precision,
+            "opset": self.opset,
+            "inputs": [_described(value) for value in inputs_of(self.config)],
+            "outputs": [_described(value) for value in outputs_of(self.config)],
+            "labels": list(self.config.labels),
+            "defaults": self.defaults,
+            "model": self.config.to_dict(),
+        }
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The description of a folder, the graph checked against it.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, newer, or not the one that was exported.
+        """
+        path = folder / INTERFACE_FILE
+        data = read_object(path)
+        check_version(data.get("plan_version"), path, newest=INTERFACE_VERSION)
+        try:
+            interface = cls(
+                config=ModelConfig.from_dict(data["model"]),
+                precision=data["precision"],
+                opset=int(data["opset"]),
+                sha256=str(data["sha256"]),
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if type(error) is KeyError else str(error)
+            raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
+        if interface.precision not in PRECISIONS or interface.opset > NEWEST_OPSET:
+            raise CheckpointError(
+                f"{path}: precision is {interface.precision!r} and opset {interface.opset}; this release "
+                f"runs {', '.join(PRECISIONS)} up to opset {NEWEST_OPSET}: export the model again"
+            )
+        check_sha256(folder, {GRAPH_FILE: interface.sha256}, plan=INTERFACE_FILE)
+        return interface
+
+
+def _described(value: Value) -> dict[str, Any]:
+    return {"name": value.name, "type": value.type, "shape": list(value.shape), "meaning": value.meaning}
