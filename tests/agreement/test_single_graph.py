@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, LENGTHS, SETTINGS
-from exported import TOLERANCE, pair, single_pair
+from cases import CASES, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from exported import pair, single_pair
 from magic_pyramid.engine.array_rule import ArrayExitRule
-from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
+from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.export.exit_rule import GraphExitRule
@@ -21,12 +21,6 @@ from magic_pyramid.tokenization import EncodedTexts
 from test_engine import CRITERIA, threshold_for
 
 BOTH = SETTINGS["both"]
-
-
-def assert_same(one: EngineOutput, other: EngineOutput) -> None:
-    assert one.exit_layer.tolist() == other.exit_layer.tolist()
-    assert one.num_tokens.tolist() == other.num_tokens.tolist()
-    np.testing.assert_allclose(one.logits, other.logits, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CASES)

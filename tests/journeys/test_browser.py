@@ -5,8 +5,8 @@ import pytest
 
 import tiny
 from browser import require_browser, run_in_browser
-from cases import SETTINGS
-from exported import TOLERANCE, single_folder_of
+from cases import SETTINGS, assert_same
+from exported import single_folder_of
 from magic_pyramid import Classifier, demo_data
 from magic_pyramid.engine.interface import DENSE, Setting, default_setting
 from magic_pyramid.engine.torch_engine import TorchEngine
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _browser():
     require_browser()
-
-
-def assert_same(found, expected):
-    assert found.exit_layer.tolist() == expected.exit_layer.tolist()
-    assert found.num_tokens.tolist() == expected.num_tokens.tolist()
-    np.testing.assert_allclose(found.logits, expected.logits, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
