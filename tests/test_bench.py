@@ -157,18 +157,12 @@ def test_agreement_follows_the_kind_of_problem(problem_type, agreement):
 
 def test_names_are_unique_and_say_what_they_are():
     assert len(CONTENDERS) == 20
-    assert [name for name, one in CONTENDERS.items() if one.is_ours] == [
-        "magic_pyramid_torch",
-        "magic_pyramid_onnx",
-        "magic_pyramid_onnx_int8",
-        "magic_pyramid_native",
-        "magic_pyramid_native_int8",
-        "magic_pyramid_torch_adaptive",
-        "magic_pyramid_onnx_adaptive",
-        "magic_pyramid_onnx_int8_adaptive",
-        "magic_pyramid_native_adaptive",
-        "magic_pyramid_native_int8_adaptive",
+    kinds = [
+        f"magic_pyramid_{kind}{adaptive}"
+        for adaptive in ("", "_adaptive")
+        for kind in ("torch", "onnx", "onnx_int8", "native", "native_int8")
     ]
+    assert [name for name, one in CONTENDERS.items() if one.is_ours] == kinds
     assert all(not one.adaptive for one in CONTENDERS.values() if not one.is_ours)
 
 

@@ -10,7 +10,11 @@ from magic_pyramid import classifier as classifier_module
 from magic_pyramid.classifier import use_threads
 from magic_pyramid.data import Example
 from magic_pyramid.engine.interface import DENSE, Setting
+from magic_pyramid.engine.native_engine import NativeEngine
+from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
+from magic_pyramid.export import export_native
+from magic_pyramid.native.library import is_built
 
 EXAMPLES = [Example(text=text, label=row % 3) for row, text in enumerate(tiny.TEXTS)]
 
@@ -161,12 +165,40 @@ def test_evaluation_uses_the_knobs_of_the_call(classifier):
 
 
 def test_a_saved_classifier_answers_as_before(saved, classifier, texts):
-    again = Classifier.from_pretrained(str(saved))
+    again = Classifier.from_pretrained(str(saved), engine="torch")
     assert again.config == classifier.config
     one, other = again.predict(texts), classifier.predict(texts)
     assert np.array_equal(one.probabilities, other.probabilities)
     assert one.num_tokens.tolist() == other.num_tokens.tolist()
     assert (saved / "README.md").read_text(encoding="utf-8") == "# Card"
+
+
+@pytest.mark.skipif(not is_built(), reason="the native engine is not built")
+def test_a_folder_runs_natively_where_that_is_possible(saved, classifier, texts):
+    again = Classifier.from_pretrained(saved)
+    assert isinstance(again.engine, NativeEngine)
+    one, other = again.predict(texts), classifier.predict(texts)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
+    assert one.num_tokens.tolist() == other.num_tokens.tolist()
+    assert again.explain(texts[0]).exit_layer == one.exit_layer[0]
+
+
+def test_a_folder_runs_in_pytorch_where_the_native_engine_is_not_built(saved, monkeypatch):
+    monkeypatch.setattr("magic_pyramid.classifier.is_built", lambda: False)
+    assert isinstance(Classifier.from_pretrained(saved).engine, TorchEngine)
+
+
+def test_an_engine_that_does_not_fit_is_refused(saved, classifier, tmp_path):
+    with pytest.raises(ConfigError, match="the native engine runs on the CPU, but device is 'cuda'"):
+        Classifier.from_pretrained(saved, engine="native", device="cuda")
+    with pytest.raises(CheckpointError, match="is no exported folder; write one"):
+        Classifier.from_pretrained(saved, engine="onnx")
+    export_native(classifier.model, tmp_path / "native", encoder=classifier.encoder)
+    for engine in ("torch", "onnx"):
+        with pytest.raises(
+            CheckpointError, match=f"exported for the engine 'native', and '{engine}' does not"
+        ):
+            Classifier.from_pretrained(tmp_path / "native", engine=engine)
 
 
 @pytest.mark.parametrize("storage", ["fp16", "int8"])

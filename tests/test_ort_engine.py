@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import tiny
 from exported import write
 from magic_pyramid.config import ExitConfig
-from magic_pyramid.engine import ort_session
+from magic_pyramid.engine import ort_session, threads
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState, uncertainty
-from magic_pyramid.engine.exported import is_exported
+from magic_pyramid.engine.exported import exported_for
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.ort_session import OrtGraph
@@ -119,7 +119,7 @@ def test_a_plan_that_is_no_object_is_refused(folder, content, message):
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path):
-    assert not is_exported(tmp_path)
+    assert exported_for(tmp_path) is None
     with pytest.raises(CheckpointError, match=r"plan.json cannot be read .* `magic-pyramid export` wrote"):
         OrtEngine(tmp_path, threads=1)
 
@@ -151,28 +151,29 @@ class Options:
 @pytest.fixture
 def no_pool(monkeypatch):
     monkeypatch.setattr(ort_session, "_THREADS", ort_session._Threads())
+    monkeypatch.setattr(threads, "_PREFERENCE", threads._Preference())
 
 
 @pytest.mark.usefixtures("no_pool")
 def test_all_graphs_share_one_pool_whose_size_the_first_one_chooses():
     runtime = Runtime()
-    for threads in (2, 2, None):
+    for count in (2, 2, None):
         options = Options()
-        ort_session._set_threads(runtime, options, threads)
+        ort_session._set_threads(runtime, options, count)
         assert not options.use_per_session_threads
     assert runtime.pools == [(2, 1)]
-    ort_session.prefer_threads(4)
+    threads.prefer_threads(4)
     ort_session._set_threads(runtime, Options(), None)
     with pytest.raises(ConfigError, match="threads is 7; onnxruntime's pool of this process was made with 2"):
         ort_session._set_threads(runtime, Options(), 7)
 
 
 @pytest.mark.usefixtures("no_pool")
-@pytest.mark.parametrize("threads", [1, None])
-def test_one_thread_needs_no_pool(threads):
+@pytest.mark.parametrize("count", [1, None])
+def test_one_thread_needs_no_pool(count):
     runtime, options = Runtime(), Options()
-    ort_session.prefer_threads(1)
-    ort_session._set_threads(runtime, options, threads)
+    threads.prefer_threads(1)
+    ort_session._set_threads(runtime, options, count)
     assert options.use_per_session_threads
     assert options.intra_op_num_threads == 1
     assert not runtime.pools

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from exported import write
 from magic_pyramid.classifier import Classifier
-from magic_pyramid.engine.exported import is_exported, open_exported
+from magic_pyramid.engine.exported import exported_for, open_exported
 from magic_pyramid.engine.graph_interface import GRAPH_FILE, INTERFACE_FILE
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.single_engine import SingleGraphEngine
@@ -106,7 +106,7 @@ def test_an_export_of_either_kind_is_replaced_by_the_other(folder):
 
 def test_what_is_no_export_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    assert not is_exported(tmp_path)
+    assert exported_for(tmp_path) is None
     with pytest.raises(InputError, match="holds something that is no export; choose a new folder"):
         write_single(tmp_path)
 

@@ -1,7 +1,7 @@
 """What people hold: texts in, labels out, with a receipt for each text."""
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
@@ -12,20 +12,22 @@ from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
-from magic_pyramid.engine.exported import ExportedEngine, is_exported, open_exported
+from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
 from magic_pyramid.engine.interface import Engine, Setting, default_setting
-from magic_pyramid.engine.ort_session import prefer_threads
+from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
 from magic_pyramid.evaluation import compare
+from magic_pyramid.export import native_engine
 from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
+from magic_pyramid.native.library import is_built
 from magic_pyramid.predictions import Predictions, predictions_of
 from magic_pyramid.report.trace import Trace
 from magic_pyramid.tokenization import EncodedTexts, Text, TextEncoder
 from magic_pyramid.tracing import trace_text
 
-EngineName = Literal["auto", "torch", "onnx"]
+EngineName = Literal["auto", "torch", "onnx", "native"]
 
 
 class Calibrated:
@@ -48,20 +50,23 @@ class Classifier:
         encoder: TextEncoder,
         *,
         info: dict[str, Any] | None = None,
+        make_engine: Callable[[PyramidModel], Engine] = TorchEngine,
     ) -> None:
         """Put the parts together.
 
         Args:
-            model: the model, which TorchEngine will run; or the engine of an exported folder, which can
-                predict and be evaluated, but has no model to explain, calibrate or save.
+            model: the model; or the engine of an exported folder, which can predict and be evaluated, but has
+                no model to explain, calibrate or save.
             encoder: the model's tokenizer.
             info: what the folder says about the model.
+            make_engine: what runs the model; asked when texts are first answered.
         """
         self._model = None if isinstance(model, ExportedEngine) else model.eval()
         self.encoder = encoder
         self.info = info or {}
         self._config = model.config
-        self.engine: Engine = model if isinstance(model, ExportedEngine) else TorchEngine(model)
+        self._engine: Engine | None = model if isinstance(model, ExportedEngine) else None
+        self._make_engine = make_engine
 
     @classmethod
     def from_pretrained(
@@ -71,29 +76,46 @@ class Classifier:
 
         Args:
             path_or_name: the model, or a folder that ``magic-pyramid export`` wrote.
-            device: where PyTorch runs; exported folders run on the CPU.
-            engine: "auto" takes the engine that the folder is made for.
+            device: where PyTorch runs; the other engines run on the CPU.
+            engine: "auto" takes the engine that an exported folder is made for; other models run natively, in
+                fp32, on a CPU where the native engine is built, and otherwise in PyTorch.
 
         Raises:
             CheckpointError: missing, damaged, foreign or newer (the file and field are named), or not made
                 for the engine.
-            ConfigError: there is no such engine.
-            MissingExtraError: the folder is an export and onnxruntime is not installed.
+            ConfigError: there is no such engine, or it does not run on the device.
+            MissingExtraError: what runs the model is not installed.
         """
         if engine not in get_args(EngineName):
             raise ConfigError(f"engine is {engine!r}; {nearest(engine, get_args(EngineName))}")
         source = demo_model_path() if str(path_or_name) == "demo" else path_or_name
-        exported = is_exported(source)
-        if engine == "onnx" and not exported:
-            raise CheckpointError(f"{source} is no exported folder; write one: magic-pyramid export {source}")
-        if engine == "torch" and exported:
-            raise CheckpointError(
-                f"{source} is an exported folder, which PyTorch does not run; load the folder it came from"
-            )
-        if exported:
+        made_for = exported_for(source)
+        if made_for is not None or engine == "onnx":
+            if engine == "torch" or (made_for is not None and engine not in ("auto", made_for)):
+                raise CheckpointError(
+                    f"{source} was exported for the engine {made_for!r}, and {engine!r} does not run it; "
+                    "load the folder it came from"
+                )
             return cls(open_exported(source), TextEncoder.from_pretrained(source))
+        if engine == "native" and device != "cpu":
+            raise ConfigError(
+                f"the native engine runs on the CPU, but device is {device!r}; use engine='torch'"
+            )
+        is_native = engine == "native" or (engine == "auto" and device == "cpu" and is_built())
         loaded = load_model(source)
-        return cls(loaded.model.to(device), TextEncoder.from_pretrained(loaded.folder), info=loaded.info)
+        return cls(
+            loaded.model.to(device),
+            TextEncoder.from_pretrained(loaded.folder),
+            info=loaded.info,
+            make_engine=native_engine if is_native else TorchEngine,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """What answers texts; the native engine keeps the weights as they are when it is first asked for."""
+        if self._engine is None:
+            self._engine = self._make_engine(self.model)
+        return self._engine
 
     @property
     def model(self) -> PyramidModel:

@@ -1,6 +1,5 @@
 """The engine in C++: packed rows, real removal, fp32 or int8, without a runtime to install."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -11,6 +10,8 @@ from magic_pyramid.config import ExitConfig, ModelConfig
 from magic_pyramid.engine.interface import EngineOutput, Setting
 from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_weights
 from magic_pyramid.engine.scheduler import plan_batches
+from magic_pyramid.engine.segments import Precision
+from magic_pyramid.engine.threads import preferred_threads, usable_cores
 from magic_pyramid.native.library import NativeModel, Shape
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -33,7 +34,7 @@ class NativeEngine:
         config: ModelConfig,
         weights: Mapping[str, np.ndarray],
         *,
-        int8: bool = False,
+        precision: Precision = "fp32",
         threads: int | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         instruction_set: str | None = None,
@@ -43,8 +44,8 @@ class NativeEngine:
         Args:
             config: what the model is.
             weights: what ``export.native.native_weights`` gives, fp32.
-            int8: products with 7-bit weights, one scale an output, and 8-bit activations, one scale a token.
-            threads: threads that share a batch; None: one for each core this process may use.
+            precision: of the products; in "int8" weights have one scale an output, activations one a token.
+            threads: threads that share a batch; None: as preferred, or one a usable core.
             tokens_per_batch: token budget of a batch.
             instruction_set: one of ``native.library.instruction_sets()``; None: the best.
 
@@ -54,12 +55,13 @@ class NativeEngine:
             CheckpointError: a weight is missing or does not fit.
         """
         self._config = config
+        self.precision = precision
         self.tokens_per_batch = tokens_per_batch
         self._has_types = config.backbone.type_vocab_size > 0
         self._model = NativeModel(
-            _shape(config, int8=int8),
+            _shape(config, int8=precision == "int8"),
             weights,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or preferred_threads() or usable_cores(),
             instruction_set=instruction_set,
         )
 
@@ -74,7 +76,7 @@ class NativeEngine:
         folder = Path(folder)
         plan = NativePlan.read(folder)
         weights = read_weights(folder / WEIGHTS_FILE)
-        return cls(plan.config, weights, int8=plan.precision == "int8", threads=threads)
+        return cls(plan.config, weights, precision=plan.precision, threads=threads)
 
     @property
     def config(self) -> ModelConfig:

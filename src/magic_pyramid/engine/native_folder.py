@@ -73,11 +73,6 @@ class NativePlan:
         return plan
 
 
-def is_native(folder: str | Path) -> bool:
-    """Whether a folder holds a model for the native engine."""
-    return (Path(folder) / PLAN_FILE).is_file()
-
-
 def write_weights(weights: Weights, path: Path, *, precision: Precision) -> None:
     """Write weights; in int8 the matrices that the engine multiplies in 8 bits are stored so."""
     from safetensors.numpy import save_file

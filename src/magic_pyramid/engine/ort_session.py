@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from magic_pyramid.engine.threads import preferred_threads
 from magic_pyramid.errors import CheckpointError, ConfigError, MissingExtraError
 
 ERRORS_ONLY = 3
@@ -20,19 +21,12 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 class _Threads:
     """What this process has settled."""
 
-    preferred: int | None = None
-    """Threads of engines that name no number."""
     pool: int | None = None
     """Threads of the shared pool, 0 for one a core; None until it is made."""
 
 
 _THREADS = _Threads()
 _LOCK = threading.Lock()
-
-
-def prefer_threads(count: int) -> None:
-    """Use this many threads in engines that name no number; a pool that was made before stays."""
-    _THREADS.preferred = count
 
 
 class OrtGraph:
@@ -95,7 +89,7 @@ def _set_threads(runtime: Any, options: Any, threads: int | None) -> None:
     A pool for each session would let a dozen pools spin against each other. One thread needs no pool. Once
     there is a pool, onnxruntime makes no session with threads of its own in this process, for nobody.
     """
-    wanted = threads if threads is not None else _THREADS.preferred
+    wanted = threads if threads is not None else preferred_threads()
     can_share = hasattr(runtime, "set_global_thread_pool_sizes")
     with _LOCK:
         if _THREADS.pool is None and (wanted == 1 or not can_share):

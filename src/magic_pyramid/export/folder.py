@@ -13,8 +13,7 @@ import numpy as np
 
 from magic_pyramid.checkpoint import config_json
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.exported import is_exported
-from magic_pyramid.engine.native_folder import is_native
+from magic_pyramid.engine.exported import exported_for
 from magic_pyramid.engine.segments import (
     PLAN_FILE,
     PRECISIONS,
@@ -162,8 +161,7 @@ def segments_of(num_layers: int, boundaries: Collection[int]) -> tuple[Segment, 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a sibling to write into, which takes the folder's name when all went well."""
-    is_export = is_exported(folder) or is_native(folder)
-    if folder.exists() and not is_export and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and exported_for(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something that is no export; choose a new folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

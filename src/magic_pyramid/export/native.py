@@ -8,8 +8,8 @@ import numpy as np
 
 from magic_pyramid.engine.native_engine import NativeEngine
 from magic_pyramid.engine.native_folder import PLAN_FILE, WEIGHTS_FILE, NativePlan, write_weights
-from magic_pyramid.engine.segments import Precision, file_sha256
-from magic_pyramid.export.folder import check_precision, new_folder, write_common
+from magic_pyramid.engine.segments import file_sha256
+from magic_pyramid.export.folder import check_precision, new_folder, weights_of, write_common
 from magic_pyramid.layers.relative_bias import bias_by_distance
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder
@@ -17,7 +17,7 @@ from magic_pyramid.tokenization import TextEncoder
 
 def native_weights(model: PyramidModel) -> dict[str, np.ndarray]:
     """The model's state in fp32, and what is computed from it once: thresholds, position bias by distance."""
-    weights = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
+    weights = weights_of(model)
     if model.pruner is not None:
         weights["thresholds"] = model.pruner.token_thresholds.detach().float().cpu().numpy()
     if model.config.backbone.relative_attention_num_buckets:
@@ -27,9 +27,9 @@ def native_weights(model: PyramidModel) -> dict[str, np.ndarray]:
     return weights
 
 
-def native_engine(model: PyramidModel, *, precision: Precision = "fp32", **options: Any) -> NativeEngine:
-    """The native engine of a model in memory; ``options`` are the engine's."""
-    return NativeEngine(model.config, native_weights(model), int8=precision == "int8", **options)
+def native_engine(model: PyramidModel, **options: Any) -> NativeEngine:
+    """The native engine of a model, with its weights as they are now; ``options`` are the engine's."""
+    return NativeEngine(model.config, native_weights(model), **options)
 
 
 def export_native(

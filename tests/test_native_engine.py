@@ -11,8 +11,9 @@ import pytest
 
 import tiny
 from cases import LENGTHS, SETTINGS, assert_same
+from magic_pyramid.engine.exported import exported_for
 from magic_pyramid.engine.native_engine import NativeEngine
-from magic_pyramid.engine.native_folder import PLAN_FILE, WEIGHTS_FILE, is_native, read_weights, write_weights
+from magic_pyramid.engine.native_folder import PLAN_FILE, WEIGHTS_FILE, read_weights, write_weights
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, MissingExtraError
 from magic_pyramid.export import export_native, native_engine
@@ -101,7 +102,7 @@ def test_a_plan_that_does_not_fit_is_refused(folder, changes, message):
 
 def test_an_export_replaces_an_older_one_and_nothing_else(folder, tmp_path):
     export_native(tiny.build(seed=4), folder, encoder=None, precision="int8")
-    assert is_native(folder)
+    assert exported_for(folder) == "native"
     assert not (folder / "tokenizer.json").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
