@@ -25,6 +25,10 @@ CASES = {
     "no exits": tiny.CONFIG.replace(exit=None),
     **{name: tiny.CONFIG.replace(backbone=backbone) for name, backbone in tiny.FAMILIES.items()},
 }
+TESTED = {"no head": (), "the first": (0,), "the second": (1,), "both": (0, 1)}
+"""Choices of the heads that are asked, for models that have both."""
+HEADS = [name for name, config in CASES.items() if config.exit_layers == (0, 1)]
+"""Cases with both exit heads."""
 SETTINGS = {
     "dense": DENSE,
     "pruned": Setting(prune_scale=1.0),

@@ -10,7 +10,7 @@ from magic_pyramid.checkpoint import save_model
 from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig
 from magic_pyramid.model import PyramidModel
 
-INFO = {"calibration": {"exit_threshold": 0.3}, "provenance": {"seed": 7}}
+INFO = {"calibration": {"exit_threshold": 0.3}, "provenance": {"seed": 7}, "tuning": {"threads": 2}}
 BACKBONE = BackboneConfig(
     model_type="bert",
     vocab_size=20,

@@ -9,10 +9,11 @@ from magic_pyramid.packing import pack_sequences
 
 
 @torch.no_grad()
-def run(model, token_ids, *, exit_threshold=None, scale=1.0):
+def run(model, token_ids, *, exit_threshold=None, exit_layers=None, scale=1.0):
     """Give ``(logits, exit_layer, positions alive after each layer that ran)`` for one list of token ids."""
     config, heads = model.config, model.config.backbone.num_attention_heads
     alive, history = list(range(len(token_ids))), []
+    tested = config.exit_layers if exit_layers is None else exit_layers
     x = [embed(model.embeddings, token, position) for position, token in enumerate(token_ids)]
     for index, block in enumerate(model.layers):
         qkv = [block.attention.qkv(state).view(3, heads, -1) for state in x]
@@ -32,7 +33,7 @@ def run(model, token_ids, *, exit_threshold=None, scale=1.0):
         x = [block.finish(context[i][None], x[i][None])[0] for i in keep]
         alive = [alive[i] for i in keep]
         history.append(alive)
-        if exit_threshold is not None and index in config.exit_layers:
+        if exit_threshold is not None and index in tested:
             logits = model.exit_head(index)(torch.stack(x), pack_sequences([alive]))[0]
             entropy = -sum(p * math.log(p) for p in logits.softmax(0).tolist() if p > 0)
             if entropy / math.log(len(logits)) <= exit_threshold:

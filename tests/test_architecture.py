@@ -13,7 +13,7 @@ ROWS = (
     ("errors",),
     ("activations", "config", "native"),
     ("packing", "linear", "tokenization", "data", "backbones", "metrics"),
-    ("layers", "pruning", "exiting", "cost"),
+    ("layers", "pruning", "exiting", "cost", "planning"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),
     ("evaluation", "report", "demo", "hub", "sweep", "export"),
@@ -21,7 +21,7 @@ ROWS = (
     ("tracing", "prediction_stream"),
     ("classifier",),
     ("fitting",),
-    ("bench",),
+    ("bench", "tuning"),
     ("__init__", "cli"),
     ("__main__",),
 )

@@ -77,7 +77,7 @@ def test_the_fastest_of_all_candidates_wins_where_everything_may_be_lost():
     model = MODELS["both"]
     found = calibrate(model, ENCODED, own_labels(model), max_drop=100)
     cost = {
-        (scale, threshold): simulate(model.config, answers, threshold)[1].mean()
+        (scale, threshold): simulate(model.config, answers, Setting(exit_threshold=threshold))[1].mean()
         for scale in PRUNE_SCALES
         for answers in [answer_all_heads(model, ENCODED, scale=scale)]
         for threshold in (None, *EXIT_THRESHOLDS)
@@ -109,9 +109,9 @@ def test_the_walk_stops_at_the_first_threshold_that_loses_too_much(monkeypatch):
     losses = {None: 0.0, **dict.fromkeys(EXIT_THRESHOLDS, 0.0), EXIT_THRESHOLDS[3]: 0.2}
     asked = []
 
-    def scripted(config, answers, threshold):
-        output, flops = simulate(config, answers, threshold)
-        asked.append(threshold)
+    def scripted(config, answers, setting):
+        output, flops = simulate(config, answers, setting)
+        asked.append(setting.exit_threshold)
         return output, flops / (1 + len(asked))
 
     def scripted_quality(logits, labels, problem_type):
@@ -140,10 +140,11 @@ def test_a_loss_of_exactly_what_is_allowed_passes(monkeypatch):
 @pytest.mark.parametrize("name", ["both", "patience", "multi-label", "regression"])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.4, 0.7])
-def test_what_is_simulated_is_what_the_engine_does(name, scale, threshold):
+@pytest.mark.parametrize("layers", [None, (1,)], ids=["all heads", "one head"])
+def test_what_is_simulated_is_what_the_engine_does(name, scale, threshold, layers):
     model = MODELS[name]
-    output, flops = simulate(model.config, answer_all_heads(model, ENCODED, scale=scale), threshold)
-    setting = Setting(prune_scale=scale, exit_threshold=threshold)
+    setting = Setting(prune_scale=scale, exit_threshold=threshold, exit_layers=layers)
+    output, flops = simulate(model.config, answer_all_heads(model, ENCODED, scale=scale), setting)
     real = TorchEngine(model).run(ENCODED, setting=setting)
     assert output.exit_layer.tolist() == real.exit_layer.tolist()
     assert output.num_tokens.tolist() == real.num_tokens.tolist()

@@ -91,6 +91,7 @@ def test_a_text_without_tokens_is_refused_with_its_place(classifier, empty):
         ({"exit_threshold": "0.3"}, r"exit_threshold is '0\.3'"),
         ({"prune_scale": -1.0}, r"prune_scale is -1\.0; it must be a number >= 0"),
         ({"prune_scale": None}, r"prune_scale is None"),
+        ({"exit_layers": [7]}, r"exit_layers contains 7; exits stand after .* \(counted from 0\)"),
         ({"batch_size": 0}, r"batch_size is 0; it must be at least 1"),
     ],
 )
@@ -107,6 +108,22 @@ def test_knobs_start_where_calibration_put_them():
     assert found.setting(prune_scale=0.0) == Setting(prune_scale=0.0, exit_threshold=0.4)
     assert found.setting(exit_threshold=CALIBRATED, prune_scale=CALIBRATED) == found.setting()
     assert repr(CALIBRATED) == "CALIBRATED"
+
+
+def test_the_heads_that_are_asked_are_a_knob_that_belongs_to_the_stored_threshold():
+    found = tiny.classifier(tiny.changed(exit={"threshold": 0.4, "tested_layers": (1,)}))
+    assert found.setting().exit_layers == (1,)
+    assert found.setting(exit_threshold=0.4).exit_layers == (1,)
+    assert found.setting(exit_threshold=0.5).exit_layers is None
+    assert found.setting(exit_threshold=0.5, exit_layers=CALIBRATED).exit_layers is None
+    assert found.setting(exit_layers=None).exit_layers is None
+    assert found.setting(exit_threshold=0.5, exit_layers=[0]).exit_layers == (0,)
+
+
+def test_an_answer_is_charged_the_heads_that_were_asked(classifier, texts):
+    both, second = (classifier.predict(texts, exit_threshold=0.0, exit_layers=one) for one in (None, (1,)))
+    assert both.exit_layer.tolist() == second.exit_layer.tolist() == [2] * len(texts)
+    assert (both.gflops > second.gflops).all()
 
 
 def test_knobs_of_parts_that_a_model_lacks_do_nothing():

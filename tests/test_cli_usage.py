@@ -2,6 +2,8 @@ import pytest
 
 from cli_models import command_line, numbered_rows, read_rows, save_tiny
 
+VERBS = ("demo", "train", "evaluate", "predict", "explain", "export", "tune-engine", "bench", "info")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -17,15 +19,10 @@ def run(capsys):
 def test_help_names_every_verb(run, arguments):
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert all(
-        f" {verb} " in out
-        for verb in ("demo", "train", "evaluate", "predict", "explain", "export", "bench", "info")
-    )
+    assert all(f" {verb} " in out for verb in VERBS)
 
 
-@pytest.mark.parametrize(
-    "verb", ["demo", "train", "evaluate", "predict", "explain", "export", "bench", "info"]
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0

@@ -192,7 +192,14 @@ def test_the_longest_input_leaves_room_for_the_position_offset():
             {"prune": PruneConfig(manual_thresholds=(0.1, 0.2))},
             r"prune\.manual_thresholds has 2 values; the backbone has 3 layers, give one each",
         ),
-        ({"exit": ExitConfig(layers=(0, 2))}, r"exit\.layers contains 2; exits stand after layers 0 to 1 "),
+        (
+            {"exit": ExitConfig(layers=(0, 2))},
+            r"exit\.layers contains 2; exits stand after 0, 1 \(counted from 0\)",
+        ),
+        (
+            {"exit": ExitConfig(layers=(1,), tested_layers=(0,))},
+            r"exit\.tested_layers contains 0; exits stand after 1 \(counted from 0\)",
+        ),
         ({"exit": ExitConfig(layers=(-1,))}, r"exit\.layers contains -1; exits stand after"),
         (
             {"problem_type": "regression", "labels": ("score",), "exit": ExitConfig()},

@@ -70,8 +70,8 @@ def exit_head_flops(head: Any, convention: Any, length: int) -> float:
     """What one exit head at the first layer adds, for BERT-base."""
     model = bert_base(exit=ExitConfig(head=head, layers=(0,)))
     run = (full(length), np.array([11]))
-    with_exits = model.flops(*run, convention=convention, charges_exits=True)
-    return float((with_exits - model.flops(*run, convention=convention, charges_exits=False))[0])
+    with_exits = model.flops(*run, convention=convention, tested_layers=None)
+    return float((with_exits - model.flops(*run, convention=convention, tested_layers=()))[0])
 
 
 def test_head_overheads_of_the_papers():
@@ -115,7 +115,9 @@ def test_an_exit_pays_its_layers_and_the_heads_up_to_it():
     head = 2 * (4 * 4 + 4 * 2)
     expected = [layers[0, :2].sum() + 2 * head, layers[1, 0] + head, layers[2].sum() + 3 * head]
     assert model.flops(counts, exit_layer).tolist() == expected
-    uncharged = model.flops(counts, exit_layer, charges_exits=False)
+    only_second = model.flops(counts, exit_layer, tested_layers=(1,))
+    assert only_second.tolist() == [expected[0] - head, expected[1] - head, expected[2] - head]
+    uncharged = model.flops(counts, exit_layer, tested_layers=())
     assert uncharged.tolist() == [expected[0] - 2 * head, expected[1] - head, expected[2] - 2 * head]
 
 
@@ -129,7 +131,7 @@ def test_heads_pay_for_the_tokens_alive_after_their_layer():
 def test_a_model_without_exits_has_no_heads_to_pay():
     plain = CostModel(tiny().config.replace(exit=None))
     counts, last = full(5, num_layers=3), np.array([2])
-    assert plain.flops(counts, last) == plain.flops(counts, last, charges_exits=False)
+    assert plain.flops(counts, last) == plain.flops(counts, last, tested_layers=())
 
 
 def test_padded_dense_pays_for_padding():

@@ -167,7 +167,9 @@ def test_the_engine_must_fit_the_folder(whole, tmp_path):
     tiny.classifier().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="is no exported folder; write one: magic-pyramid export"):
         Classifier.from_pretrained(tmp_path, engine="onnx")
-    with pytest.raises(CheckpointError, match="was exported for the engine 'onnx', and 'torch' does not run it"):
+    with pytest.raises(
+        CheckpointError, match="was exported for the engine 'onnx', and 'torch' does not run it"
+    ):
         Classifier.from_pretrained(whole, engine="torch")
     with pytest.raises(ConfigError, match="engine is 'onx'; did you mean 'onnx'"):
         Classifier.from_pretrained(whole, engine="onx")

@@ -229,6 +229,8 @@ def test_dense_runs_in_one_graph_and_holds_no_weight_twice_on_disk(whole):
     assert engine.plan.segments_for(DENSE) == (engine.plan.dense,)
     assert len(engine.plan.segments_for(Setting(prune_scale=0.0, exit_threshold=0.1))) == 3
     assert len(engine.plan.segments_for(Setting(prune_scale=1.0))) == 3
+    no_head = Setting(prune_scale=0.0, exit_threshold=0.1, exit_layers=())
+    assert engine.plan.segments_for(no_head) == (engine.plan.dense,)
     parameters = sum(parameter.numel() for parameter in tiny.build().parameters())
     assert (whole / "weights.bin").stat().st_size < 4.4 * parameters
 

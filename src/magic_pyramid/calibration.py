@@ -1,17 +1,19 @@
 """Choosing the speed knob on held-out texts: the cheapest setting whose answers stay good enough."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
+from magic_pyramid.engine.interface import Setting
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.metrics import Label, quality
 from magic_pyramid.model import PyramidModel
-from magic_pyramid.sweep import answer_all_heads, simulate
+from magic_pyramid.planning import ExitStatistics
+from magic_pyramid.sweep import AllAnswers, answer_all_heads, exit_statistics, simulate
 from magic_pyramid.tokenization import EncodedTexts
 
 EXIT_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, *(round(0.05 * step, 2) for step in range(2, 20)))
@@ -40,10 +42,13 @@ class Calibration:
     """Calibration texts."""
     max_drop: float
     """Points that were allowed to be lost."""
+    exit_statistics: ExitStatistics | None = None
+    """What every head would have done; None where exits are off or count heads in a row."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return asdict(self)
+        statistics = self.exit_statistics
+        return {**asdict(self), "exit_statistics": statistics and statistics.to_dict()}
 
 
 def calibrate(
@@ -77,10 +82,12 @@ def calibrate(
     floor = dense_quality - max_drop / 100 - 1e-9
 
     best: Calibration | None = None
+    answers = dense
     for scale in PRUNE_SCALES if config.prune else (1.0,):
         cached = dense if scale == 0.0 or not config.prune else answer_all_heads(model, encoded, scale=scale)
         for threshold in _thresholds(config):
-            output, flops = simulate(config, cached, threshold)
+            setting = Setting(prune_scale=scale, exit_threshold=threshold)
+            output, flops = simulate(config, cached, setting)
             found = Calibration(
                 exit_threshold=threshold,
                 prune_scale=scale,
@@ -92,9 +99,19 @@ def calibrate(
             )
             if found.quality < floor:
                 break
-            best = found if best is None or found.flops_speedup > best.flops_speedup else best
+            if best is None or found.flops_speedup > best.flops_speedup:
+                best, answers = found, cached
     assert best is not None, "the dense run itself is the first candidate"
-    return best
+    return replace(best, exit_statistics=_statistics(config, answers, best))
+
+
+def _statistics(config: ModelConfig, answers: AllAnswers, chosen: Calibration) -> ExitStatistics | None:
+    if chosen.exit_threshold is None or config.exit is None or config.exit.criterion == "patience":
+        return None
+    setting = Setting(
+        prune_scale=chosen.prune_scale if config.prune else 0.0, exit_threshold=chosen.exit_threshold
+    )
+    return exit_statistics(config, answers, setting)
 
 
 def _thresholds(config: ModelConfig) -> tuple[float | None, ...]:

@@ -8,12 +8,12 @@ from typing import Any, Final, Literal, Self, get_args
 import torch
 
 from magic_pyramid.calibration import Calibration, calibrate
-from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
+from magic_pyramid.checkpoint import finish_save, load_model, read_info, save_model, to_huggingface
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
-from magic_pyramid.engine.interface import Engine, Setting, default_setting
+from magic_pyramid.engine.interface import Engine, Setting, default_setting, layers_tested
 from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
@@ -89,6 +89,7 @@ class Classifier:
         if engine not in get_args(EngineName):
             raise ConfigError(f"engine is {engine!r}; {nearest(engine, get_args(EngineName))}")
         source = demo_model_path() if str(path_or_name) == "demo" else path_or_name
+        finish_save(Path(source))
         made_for = exported_for(source)
         if made_for is not None or engine == "onnx":
             if engine == "torch" or (made_for is not None and engine not in ("auto", made_for)):
@@ -96,7 +97,8 @@ class Classifier:
                     f"{source} was exported for the engine {made_for!r}, and {engine!r} does not run it; "
                     "load the folder it came from"
                 )
-            return cls(open_exported(source), TextEncoder.from_pretrained(source))
+            exported, encoder = open_exported(source), TextEncoder.from_pretrained(source)
+            return cls(exported, encoder, info=read_info(Path(source)))
         if engine == "native" and device != "cpu":
             raise ConfigError(
                 f"the native engine runs on the CPU, but device is {device!r}; use engine='torch'"
@@ -140,23 +142,32 @@ class Classifier:
         *,
         exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
+        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
     ) -> Setting:
         """The speed knob of a call: as given, or as stored in the model.
 
         Args:
             exit_threshold: in [0, 1], larger leaves earlier; None runs every layer.
             prune_scale: multiplier of the token thresholds, >= 0; larger removes more, 0 removes nothing.
+            exit_layers: 0-based layers whose exit head is asked; None asks every head. The stored choice
+                was made for the stored threshold: with another one, every head is asked unless this is given.
 
         Raises:
-            ConfigError: a knob is out of range, whether the model has that part or not.
+            ConfigError: a knob is out of range, whether the model has that part or not; a layer has no head.
         """
         stored = default_setting(self.config)
         threshold = stored.exit_threshold if isinstance(exit_threshold, Calibrated) else exit_threshold
         scale = stored.prune_scale if isinstance(prune_scale, Calibrated) else prune_scale
-        given = Setting(prune_scale=scale, exit_threshold=threshold)
+        if isinstance(exit_layers, Calibrated):
+            layers = stored.exit_layers if threshold == stored.exit_threshold else None
+        else:
+            layers = None if exit_layers is None else tuple(exit_layers)
+        given = Setting(prune_scale=scale, exit_threshold=threshold, exit_layers=layers)
+        layers_tested(self.config, given)
         return Setting(
             prune_scale=given.prune_scale if self.config.prune else 0.0,
             exit_threshold=given.exit_threshold if self.config.exit else None,
+            exit_layers=given.exit_layers,
         )
 
     def predict(
@@ -165,6 +176,7 @@ class Classifier:
         *,
         exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
+        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
         batch_size: int | None = None,
     ) -> Predictions:
         """Answer every text; an answer does not depend on the other texts.
@@ -173,16 +185,19 @@ class Classifier:
             texts: texts, or pairs of texts.
             exit_threshold: see ``setting``.
             prune_scale: see ``setting``.
+            exit_layers: see ``setting``.
             batch_size: texts per batch; None fills batches by tokens.
 
         Raises:
             InputError: something is not a text, or holds no token.
             ConfigError: a knob is out of range.
         """
-        setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
+        setting = self.setting(
+            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
+        )
         if isinstance(texts, str):
             raise InputError("predict got one string; it wants a list of texts: predict([text])")
-        output = self.engine.run(self._encode(list(texts)), setting=setting, batch_size=batch_size)
+        output = self.engine.run(self.encode(list(texts)), setting=setting, batch_size=batch_size)
         return predictions_of(self.config, output, setting)
 
     def explain(
@@ -191,11 +206,14 @@ class Classifier:
         *,
         exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
+        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
         with_attention: bool = False,
     ) -> Trace:
         """Follow one text through the model: which tokens fell where, and where it left."""
-        setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
-        encoded = self._encode([text])
+        setting = self.setting(
+            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
+        )
+        encoded = self.encode([text])
         return trace_text(
             self.model,
             encoded,
@@ -210,6 +228,7 @@ class Classifier:
         *,
         exit_threshold: float | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
+        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
         batch_size: int | None = 32,
         repeats: int = 5,
     ) -> dict[str, Any]:
@@ -218,7 +237,9 @@ class Classifier:
         Raises:
             InputError: there are no examples, or some have no label.
         """
-        setting = self.setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
+        setting = self.setting(
+            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
+        )
         rows = self.compare(examples, settings={"": setting}, batch_size=batch_size, repeats=repeats)
         return rows[""]
 
@@ -236,7 +257,7 @@ class Classifier:
             InputError: there are no examples, or some have no label.
         """
         labels = _labels(examples)
-        encoded = self._encode([example.inputs for example in examples])
+        encoded = self.encode([example.inputs for example in examples])
         return compare(
             self.engine,
             self.config,
@@ -254,16 +275,16 @@ class Classifier:
             InputError: there are no examples, or some have no label.
         """
         labels = _labels(examples)
-        encoded = self._encode([example.inputs for example in examples])
+        encoded = self.encode([example.inputs for example in examples])
         found = calibrate(self.model, encoded, labels, max_drop=max_drop)
         exits, prune = self.config.exit, self.config.prune
         self.model.configure(
             self.config.replace(
-                exit=exits and exits.replace(threshold=found.exit_threshold),
+                exit=exits and exits.replace(threshold=found.exit_threshold, tested_layers=None),
                 prune=prune and prune.replace(scale=found.prune_scale),
             )
         )
-        self.info["calibration"] = found.to_dict()
+        self.info.update(calibration=found.to_dict(), tuning={})
         return found
 
     def save_pretrained(
@@ -295,7 +316,12 @@ class Classifier:
             self.save_pretrained(name)
             return upload(Path(name), repo_id, private=private)
 
-    def _encode(self, texts: list[Text]) -> EncodedTexts:
+    def encode(self, texts: list[Text]) -> EncodedTexts:
+        """Token ids, as the engine takes them.
+
+        Raises:
+            InputError: something is not a text, or holds no token.
+        """
         return self.encoder.encode(texts, max_length=self.config.max_length)
 
 

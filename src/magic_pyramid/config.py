@@ -9,7 +9,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin
@@ -219,6 +219,8 @@ class ExitConfig(Config):
     """What is compared with `threshold`; a sequence leaves at the first layer that passes."""
     threshold: float | None = 0.1
     """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer."""
+    tested_layers: tuple[int, ...] | None = None
+    """0-based layers whose head is asked by default, as `tune-engine` chose; None: all with a head."""
     patience: int = 3
     """Layers in a row that must agree before a sequence leaves (criterion `patience`)."""
     patience_tolerance: float = 0.05
@@ -247,6 +249,14 @@ def check_exit_threshold(value: float) -> None:
             f"exit_threshold is {value!r}; it must lie in [0, 1] (larger leaves earlier) "
             "or be None (run every layer)"
         )
+
+
+def check_exit_layers(name: str, layers: Sequence[int] | None, possible: Sequence[int]) -> None:
+    """Raise ConfigError unless exits stand, or can stand, after each of these layers."""
+    for layer in layers or ():
+        if layer not in possible:
+            words = ", ".join(map(str, possible)) or "no layer"
+            raise ConfigError(f"{name} contains {layer!r}; exits stand after {words} (counted from 0)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,12 +294,9 @@ class ModelConfig(Config):
                 f"prune.manual_thresholds has {len(self.prune.manual_thresholds)} values; "
                 f"the backbone has {num_layers} layers, give one each"
             )
-        for layer in (self.exit and self.exit.layers) or ():
-            if not 0 <= layer < num_layers - 1:
-                raise ConfigError(
-                    f"exit.layers contains {layer}; exits stand after layers 0 to {num_layers - 2} "
-                    "(the last layer has the final head)"
-                )
+        if self.exit:
+            check_exit_layers("exit.layers", self.exit.layers, range(num_layers - 1))
+            check_exit_layers("exit.tested_layers", self.exit.tested_layers, self.exit_layers)
 
     def _check_criterion(self) -> None:
         if self.exit is None or self.exit.criterion == "patience":
@@ -320,15 +327,13 @@ class ModelConfig(Config):
         return tuple(sorted(set(self.exit.layers)))
 
 
-def _stage_epochs() -> dict[str, float]:
-    return {"finetune": 3.0, "soft_prune": 1.0, "hard_prune": 1.0, "distill_exits": 2.0}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(Config):
     """How the stages are trained. The defaults are ours; the papers' values are the named recipes."""
 
-    epochs: dict[str, float] = field(default_factory=_stage_epochs)
+    epochs: dict[str, float] = field(
+        default_factory=lambda: {"finetune": 3.0, "soft_prune": 1.0, "hard_prune": 1.0, "distill_exits": 2.0}
+    )
     """Epochs per stage; a stage with 0 epochs, or with nothing to train, is skipped."""
     min_steps: int = 300
     """A small train split is repeated, up to 10 epochs, until a stage makes about so many steps; 0: never."""

@@ -5,7 +5,7 @@ activations are not. Symbols: n tokens that arrive at a layer, k that its prunin
 f ``intermediate_size``, s ``head_size`` of the ``fastbert`` head, C labels. The formulas count multiply-adds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -43,7 +43,7 @@ class CostModel:
         exit_layer: Int[np.ndarray, " inputs"],
         *,
         convention: Convention = "ltp",
-        charges_exits: bool = True,
+        tested_layers: Collection[int] | None = None,
     ) -> Float[np.ndarray, " inputs"]:
         """FLOPs of each input.
 
@@ -51,7 +51,7 @@ class CostModel:
             num_tokens: column 0 the tokens of the input, column l + 1 those alive after layer l.
             exit_layer: layer whose head answered, 0-based; the last layer has the final head.
             convention: how to count.
-            charges_exits: whether the exit heads ran; False when the run had exits switched off.
+            tested_layers: layers whose exit head was asked, as far as an input got; None: all with a head.
 
         Raises:
             InputError: the columns do not fit the layers of the model.
@@ -61,9 +61,9 @@ class CostModel:
         kept = self._padded(num_tokens, counting)[:, 1:]
         macs = (self._layer_macs(num_tokens, counting) * _has_run(exit_layer, layers=last + 1)).sum(1)
         exits = self.config.exit
-        if exits is not None and charges_exits:
+        if exits is not None:
             head = counting.heads[exits.head]
-            for layer in self.config.exit_layers:
+            for layer in self.config.exit_layers if tested_layers is None else tested_layers:
                 macs += np.where(exit_layer >= layer, head(self.config, kept[:, layer]), 0.0)
         final = counting.heads[self.config.final_head](self.config, kept[:, last])
         total: Counts = 2.0 * (macs + np.where(exit_layer == last, final, 0.0))
@@ -86,7 +86,7 @@ class CostModel:
         num_layers = self.config.backbone.num_hidden_layers
         num_tokens = np.repeat(np.asarray(lengths)[:, None], num_layers + 1, axis=1)
         exit_layer = np.full(len(num_tokens), num_layers - 1)
-        return self.flops(num_tokens, exit_layer, convention=convention, charges_exits=False)
+        return self.flops(num_tokens, exit_layer, convention=convention, tested_layers=())
 
     def padded_dense_flops(
         self, lengths: Int[np.ndarray, " inputs"], padded_length: int, *, convention: Convention = "ltp"

@@ -10,7 +10,7 @@ import torch
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel, flops_speedup
-from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting
+from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting, layers_tested
 from magic_pyramid.metrics import METRIC_NAMES, Label, quality
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -72,6 +72,7 @@ def compare(
             },
             "metric": METRIC_NAMES[config.problem_type],
             "exit_threshold": setting.exit_threshold if config.exit else None,
+            "tested_layers": list(layers_tested(config, setting)),
             "prune_scale": setting.prune_scale if config.prune else 0.0,
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
@@ -119,9 +120,9 @@ class _Receipts:
 
 
 def flops_of(config: ModelConfig, output: EngineOutput, setting: Setting) -> np.ndarray:
-    """FLOPs of each input; exit heads are charged when exits were on."""
-    charges = setting.exit_threshold is not None
-    return CostModel(config).flops(output.num_tokens, output.exit_layer, charges_exits=charges)
+    """FLOPs of each input; the exit heads that were asked are charged."""
+    asked = layers_tested(config, setting)
+    return CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
 
 
 def _depth_and_width(config: ModelConfig, output: EngineOutput) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every head's answer to every text, so that any exit threshold can be tried without running again."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,12 @@ from torch import Tensor
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.interface import EngineOutput
+from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.scheduler import plan_batches
 from magic_pyramid.exiting.criteria import ExitRule
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.packing import pack_sequences
+from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.tokenization import EncodedTexts
 
 TOKENS_PER_BATCH = 4096
@@ -58,17 +60,18 @@ def answer_all_heads(model: PyramidModel, encoded: EncodedTexts, *, scale: float
     return AllAnswers(heads, num_tokens)
 
 
-def simulate(
-    config: ModelConfig, answers: AllAnswers, threshold: float | None
-) -> tuple[EngineOutput, np.ndarray]:
-    """What an engine would give at this exit threshold, and the FLOPs of each input."""
+def simulate(config: ModelConfig, answers: AllAnswers, setting: Setting) -> tuple[EngineOutput, np.ndarray]:
+    """What an engine would give with these exits, and the FLOPs of each input.
+
+    The answers are taken as they are: ``prune_scale`` is the one they were made with.
+    """
     layers = config.backbone.num_hidden_layers
     exit_layer = torch.full((len(answers.num_tokens),), layers - 1)
     logits = answers.logits[layers - 1].clone()
-    rule = ExitRule(config, threshold)
+    rule, asked = ExitRule(config, setting.exit_threshold), layers_tested(config, setting)
     state = rule.start(len(exit_layer))
     running = torch.ones(len(exit_layer), dtype=torch.bool)
-    for layer in config.exit_layers if threshold is not None else ():
+    for layer in asked:
         leaves, state = rule.test(answers.logits[layer], state)
         now = leaves & running
         exit_layer[now], logits[now] = layer, answers.logits[layer][now]
@@ -77,5 +80,23 @@ def simulate(
     output = EngineOutput(
         logits=logits.numpy(), exit_layer=exit_layer.numpy(), num_tokens=answers.num_tokens * ran
     )
-    flops = CostModel(config).flops(output.num_tokens, output.exit_layer, charges_exits=threshold is not None)
+    flops = CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
     return output, flops
+
+
+def exit_statistics(config: ModelConfig, answers: AllAnswers, setting: Setting) -> ExitStatistics:
+    """What each head would do with each text at a setting whose exits are on; a confidence criterion only.
+
+    The answers are taken as they are: ``prune_scale`` must be the one they were made with.
+    """
+    assert setting.exit_threshold is not None, "exits are on"
+    rule, count = ExitRule(config, setting.exit_threshold), len(answers.num_tokens)
+    leaves = [rule.test(answers.logits[layer], rule.start(count))[0].tolist() for layer in config.exit_layers]
+    patterns = Counter("".join("01"[leave] for leave in heads) for heads in zip(*leaves, strict=True))
+    return ExitStatistics(
+        exit_threshold=setting.exit_threshold,
+        prune_scale=setting.prune_scale,
+        exit_layers=config.exit_layers,
+        patterns=dict(sorted(patterns.items())),
+        mean_tokens=tuple(round(float(mean), 2) for mean in answers.num_tokens.mean(axis=0)),
+    )

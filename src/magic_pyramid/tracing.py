@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.interface import Setting
+from magic_pyramid.engine.interface import Setting, layers_tested
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.exiting.criteria import uncertainty
 from magic_pyramid.metrics import probabilities
@@ -60,7 +60,7 @@ def _layer(
         bar = model.pruner.mass_threshold(
             layer, before.batch, before.input_lengths, scale=setting.prune_scale
         )
-    logits = _head_logits(model, after, layer) if setting.exit_threshold is not None else None
+    logits = _asked_logits(model, after, layer, setting)
     criterion = model.config.exit.criterion if model.config.exit else "entropy"
     unsure = None
     if logits is not None and criterion != "patience":
@@ -79,10 +79,11 @@ def _layer(
     )
 
 
-def _head_logits(model: PyramidModel, state: EncoderState, layer: int) -> Tensor | None:
-    if layer in model.config.exit_layers:
+def _asked_logits(model: PyramidModel, state: EncoderState, layer: int, setting: Setting) -> Tensor | None:
+    """What the head after a layer says, where exits are on and it is asked."""
+    if layer in layers_tested(model.config, setting):
         head = model.exit_head(layer)
-    elif layer == model.config.backbone.num_hidden_layers - 1:
+    elif setting.exit_threshold is not None and layer == model.config.backbone.num_hidden_layers - 1:
         head = model.final_head
     else:
         return None

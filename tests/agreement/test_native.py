@@ -1,6 +1,7 @@
 """The native engine agrees with oracle and model on every instruction set of this processor."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from cases import CASES, HEADS, LENGTHS, SETTINGS, TESTED, TOLERANCE, assert_same
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
 from magic_pyramid.engine.native_engine import NativeEngine
@@ -72,6 +73,18 @@ def test_the_engine_agrees_with_the_model(name, setting, instruction_set):
     encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
     expected = TorchEngine(model).run(encoded, setting=setting)
     for batch_size in (None, 1, 3):
+        output = engine.run(encoded, setting=setting, batch_size=batch_size)
+        assert_same(output, expected, tolerance=tolerance_for(expected))
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("layers", TESTED.values(), ids=TESTED)
+def test_the_engine_asks_the_heads_that_the_model_asks(name, layers):
+    model, engine = pair(CASES[name], instruction_set=SETS[0])
+    encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
+    setting = replace(BOTH, exit_layers=layers)
+    expected = TorchEngine(model).run(encoded, setting=setting)
+    for batch_size in (None, 2):
         output = engine.run(encoded, setting=setting, batch_size=batch_size)
         assert_same(output, expected, tolerance=tolerance_for(expected))
 

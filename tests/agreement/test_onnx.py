@@ -1,6 +1,7 @@
 """Exported segments agree with oracle and model: the same decisions exactly, the same logits to 1e-4."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from cases import CASES, HEADS, LENGTHS, SETTINGS, TESTED, TOLERANCE, assert_same
 from exported import engine_of, pair
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import ENOUGH_TOKENS
@@ -44,6 +45,17 @@ def test_the_segments_agree_with_the_model(name, setting):
     encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
     expected = TorchEngine(model).run(encoded, setting=setting)
     for batch_size in (None, 1, 3):
+        assert_same(engine.run(encoded, setting=setting, batch_size=batch_size), expected)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("layers", TESTED.values(), ids=TESTED)
+def test_the_segments_ask_the_heads_that_the_model_asks(name, layers):
+    model, engine = pair(CASES[name])
+    encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
+    setting = replace(BOTH, exit_layers=layers)
+    expected = TorchEngine(model).run(encoded, setting=setting)
+    for batch_size in (None, 2):
         assert_same(engine.run(encoded, setting=setting, batch_size=batch_size), expected)
 
 

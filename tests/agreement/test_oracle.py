@@ -1,12 +1,14 @@
 """Oracle, model and engine agree: the same decisions exactly, the same logits to 1e-4."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import oracle
 import tiny
-from cases import CASES, LENGTHS, SETTINGS
+from cases import CASES, HEADS, LENGTHS, SETTINGS, TESTED
 from magic_pyramid.config import ExitConfig
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.evaluation import flops_of
@@ -17,14 +19,25 @@ TOLERANCE = 1e-4
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_the_engine_agrees_with_the_oracle(name, setting):
-    model = tiny.build(CASES[name], seed=3)
+    assert_as_the_oracle(tiny.build(CASES[name], seed=3), setting)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("layers", TESTED.values(), ids=TESTED)
+def test_the_engine_asks_the_heads_that_the_oracle_asks(name, layers):
+    assert_as_the_oracle(tiny.build(CASES[name], seed=3), replace(SETTINGS["both"], exit_layers=layers))
+
+
+def assert_as_the_oracle(model, setting):
     encoded = tiny.encoded(*LENGTHS)
-
     output = TorchEngine(model).run(encoded, setting=setting)
-
     for row, ids in enumerate(encoded.token_ids):
         logits, exit_layer, history = oracle.run(
-            model, ids, exit_threshold=setting.exit_threshold, scale=setting.prune_scale
+            model,
+            ids,
+            exit_threshold=setting.exit_threshold,
+            exit_layers=setting.exit_layers,
+            scale=setting.prune_scale,
         )
         counts = [len(ids), *map(len, history)]
         ran = output.num_tokens[row, : len(counts)]

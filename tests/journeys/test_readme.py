@@ -36,7 +36,7 @@ def test_every_command_is_one_that_exists():
     from magic_pyramid.cli.app import build
 
     verbs = set(build().commands)
-    used = re.findall(r"^magic-pyramid (\w+)", "\n".join(blocks("bash")), flags=re.MULTILINE)
+    used = re.findall(r"^magic-pyramid ([\w-]+)", "\n".join(blocks("bash")), flags=re.MULTILINE)
     assert used
     assert set(used) <= verbs
 

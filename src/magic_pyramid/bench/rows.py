@@ -13,7 +13,7 @@ from magic_pyramid.bench.turns import Timings, percentiles, quartiles
 from magic_pyramid.bench.verdict import Verdict
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.interface import default_setting
+from magic_pyramid.engine.interface import DENSE, default_setting, layers_tested
 
 COLUMNS = {
     "engine": "who ran the model; ours begin with magic_pyramid",
@@ -64,9 +64,9 @@ def gflops_of(
     if exit_layer is None or num_tokens is None:
         flops = cost.dense_flops(np.asarray(texts.encoded.lengths), convention="actual")
     else:
-        charges = contender.adaptive and default_setting(config).exit_threshold is not None
+        asked = layers_tested(config, default_setting(config) if contender.adaptive else DENSE)
         flops = cost.flops(
-            np.asarray(num_tokens), np.asarray(exit_layer), convention="actual", charges_exits=charges
+            np.asarray(num_tokens), np.asarray(exit_layer), convention="actual", tested_layers=asked
         )
     return float(flops.mean()) / 1e9
 

@@ -20,7 +20,7 @@ from magic_pyramid.bench.turns import LATENCY, Task, Timings, in_turns
 from magic_pyramid.bench.verdict import Verdict, judge
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.data import Example
-from magic_pyramid.engine.interface import DENSE, default_setting
+from magic_pyramid.engine.interface import DENSE, default_setting, layers_tested
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.fitting import commit, machine
@@ -294,6 +294,7 @@ class _Bench:
             "longest_tokens": max(lengths),
             "metric": METRIC_NAMES[config.problem_type],
             "exit_threshold": setting.exit_threshold,
+            "tested_layers": list(layers_tested(config, setting)),
             "prune_scale": setting.prune_scale,
             "peak": peaks,
             "warm_up": f"a pass over {WARM_TEXTS} texts at each batch size, then one over all texts",

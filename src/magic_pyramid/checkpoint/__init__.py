@@ -1,12 +1,13 @@
 """The model folder: read ours and Hugging Face's, write ours and theirs, give a model a new config."""
 
-from magic_pyramid.checkpoint.folder import finish_save
-from magic_pyramid.checkpoint.load import LoadedModel, load_model
+from magic_pyramid.checkpoint.folder import finish_save, replacing_files
+from magic_pyramid.checkpoint.load import LoadedModel, load_model, read_info
 from magic_pyramid.checkpoint.reconfigure import Reconfigured, with_config
-from magic_pyramid.checkpoint.save import config_json, save_model, to_huggingface
+from magic_pyramid.checkpoint.save import CONFIG_FILE, config_json, save_model, to_huggingface, write_config
 from magic_pyramid.checkpoint.storage import Storage, expand, read_tensors
 
 __all__ = [
+    "CONFIG_FILE",
     "LoadedModel",
     "Reconfigured",
     "Storage",
@@ -14,8 +15,11 @@ __all__ = [
     "expand",
     "finish_save",
     "load_model",
+    "read_info",
     "read_tensors",
+    "replacing_files",
     "save_model",
     "to_huggingface",
     "with_config",
+    "write_config",
 ]

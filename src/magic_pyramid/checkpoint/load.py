@@ -32,8 +32,8 @@ class LoadedModel:
 
     model: PyramidModel
     info: dict[str, Any]
-    """``calibration`` and ``provenance`` as saved; ``new_parameters``: names the checkpoint did not have;
-    ``ignored``: names of its weights that a classifier does not need."""
+    """``calibration``, ``provenance`` and ``tuning`` as saved; ``new_parameters``: names the checkpoint did
+    not have; ``ignored``: names of its weights that a classifier does not need."""
     folder: Path
     """Where the files lie, the tokenizer's among them."""
 
@@ -59,9 +59,7 @@ def _load_ours(folder: Path, config: Mapping[str, Any], seed: int) -> tuple[Pyra
     where = folder / CONFIG_FILE
     _check_version(config.get("format_version"), where)
     wrong = [*type_problems(ModelConfig, config.get(MODEL_TYPE), MODEL_TYPE)]
-    wrong += [
-        f"{k} is {config[k]!r}; it must be an object" for k in INFO_KEYS if not _is_object(config.get(k, {}))
-    ]
+    wrong += _info_problems(config)
     if wrong:
         raise CheckpointError(f"{where}: {'; '.join(wrong)}")
     model_config = _building(lambda: ModelConfig.from_dict(config[MODEL_TYPE]), where)
@@ -74,8 +72,30 @@ def _load_ours(folder: Path, config: Mapping[str, Any], seed: int) -> tuple[Pyra
     model = _outline(model_config)
     _check_tensors(model, tensors, where=folder, may_miss=())
     model.load_state_dict(tensors, assign=True)
-    info = {key: dict(config.get(key, {})) for key in INFO_KEYS}
-    return model, {**info, "new_parameters": [], "ignored": []}
+    return model, {**_info(config), "new_parameters": [], "ignored": []}
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """What a folder of ours says about itself, exported or not: an object for each of ``INFO_KEYS``.
+
+    Raises:
+        CheckpointError: its config is missing or damaged.
+    """
+    config = _read_object(folder / CONFIG_FILE)
+    wrong = _info_problems(config)
+    if wrong:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {'; '.join(wrong)}")
+    return _info(config)
+
+
+def _info_problems(config: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{k} is {config[k]!r}; it must be an object" for k in INFO_KEYS if not _is_object(config.get(k, {}))
+    ]
+
+
+def _info(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: dict(config.get(key, {})) for key in INFO_KEYS}
 
 
 def _load_huggingface(
@@ -98,6 +118,7 @@ def _load_huggingface(
     return model, {
         "calibration": {},
         "provenance": provenance,
+        "tuning": {},
         "new_parameters": new,
         "ignored": list(translated.ignored),
     }

@@ -17,7 +17,8 @@ MODEL_TYPE = "magic_pyramid"
 ARCHITECTURE = "MagicPyramidForSequenceClassification"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-INFO_KEYS = ("calibration", "provenance")
+INFO_KEYS = ("calibration", "provenance", "tuning")
+"""What a folder says about itself, in objects of plain JSON."""
 
 PROBLEM_TYPES: Mapping[str, str] = {
     "single_label": "single_label_classification",
@@ -49,21 +50,29 @@ def save_model(
         model: the model.
         folder: where to; made if it does not exist. Files of other names in it stay.
         encoder: writes the tokenizer files; None leaves those that are there.
-        info: free JSON objects under ``calibration`` and ``provenance``; other keys are not written.
+        info: free JSON objects under ``INFO_KEYS``; other keys are not written.
         readme: text of README.md; None leaves the one that is there.
         storage: how matrices are stored; they are fp32 again when loaded.
 
     Raises:
         CheckpointError: something cannot be written.
     """
-    config = _json(config_json(model.config, info=info))
     with replacing_files(Path(folder)) as staging:
         if encoder is not None:
             encoder.save_pretrained(staging)
         if readme is not None:
             (staging / "README.md").write_text(readme, encoding="utf-8")
         write_tensors(model.state_dict(), staging / WEIGHTS_FILE, storage=storage)
-        (staging / CONFIG_FILE).write_text(config, encoding="utf-8")
+        write_config(staging, model.config, info=info)
+
+
+def write_config(folder: Path, config: ModelConfig, *, info: Mapping[str, Any]) -> None:
+    """Write ``config.json``.
+
+    Raises:
+        CheckpointError: the info is not plain JSON.
+    """
+    (folder / CONFIG_FILE).write_text(_json(config_json(config, info=info)), encoding="utf-8")
 
 
 def config_json(config: ModelConfig, *, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +122,4 @@ def _json(data: Mapping[str, Any]) -> str:
     try:
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{CONFIG_FILE}: calibration and provenance must be plain JSON ({error})"
-        ) from None
+        raise CheckpointError(f"{CONFIG_FILE}: {', '.join(INFO_KEYS)} must be plain JSON ({error})") from None

@@ -63,9 +63,12 @@ def known_things() -> dict[str, Any]:
 def model_facts(model: str) -> dict[str, Any]:
     """Everything a model folder says about itself."""
     from magic_pyramid.classifier import Classifier
+    from magic_pyramid.engine.exported import exported_for
+    from magic_pyramid.engine.interface import layers_tested
 
     classifier = Classifier.from_pretrained(model)
-    network, setting = classifier.model, classifier.setting()
+    setting = classifier.setting()
+    network = classifier.model if exported_for(model) is None else None
     folder = _folder(model)
     return {
         "model": model,
@@ -73,10 +76,12 @@ def model_facts(model: str) -> dict[str, Any]:
         "exit_threshold": setting.exit_threshold,
         "prune_scale": setting.prune_scale,
         "exit_layers": list(classifier.config.exit_layers),
-        "token_thresholds": None if network.pruner is None else network.pruner.token_thresholds.tolist(),
+        "tested_layers": list(layers_tested(classifier.config, setting)),
+        "token_thresholds": network.pruner.token_thresholds.tolist() if network and network.pruner else None,
         "calibration": classifier.info.get("calibration", {}),
         "provenance": classifier.info.get("provenance", {}),
-        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "tuning": classifier.info.get("tuning", {}),
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()) if network else None,
         "bytes": None if folder is None else sum(f.stat().st_size for f in folder.iterdir() if f.is_file()),
     }
 
@@ -97,21 +102,25 @@ def _show_model(found: dict[str, Any]) -> None:
     more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
     rows = {
         "encoder": f"{backbone['model_type']}, {backbone['num_hidden_layers']} layers of width "
-        f"{backbone['hidden_size']}, {found['num_parameters'] / 1e6:.1f} million parameters",
+        f"{backbone['hidden_size']}{_parameters(found['num_parameters'])}",
         "on disk": "-" if found["bytes"] is None else f"{found['bytes'] / 1e6:.1f} MB",
         "task": f"{config['problem_type']}: {', '.join(labels[:_MOST_LABELS])}{more}",
         "longest input": f"{config['max_length']} tokens",
         "exits": _exits_line(found),
         "pruning": _pruning_line(found),
     }
-    provenance = {
-        key: value for key, value in found["provenance"].items() if not isinstance(value, dict | list)
-    }
-    show(
-        _table(found["model"], rows),
-        *([Text(), _table("calibration", found["calibration"])] if found["calibration"] else []),
-        *([Text(), _table("provenance", provenance)] if provenance else []),
-    )
+    sections = [_section(name, found[name]) for name in ("calibration", "tuning", "provenance")]
+    show(_table(found["model"], rows), *(part for parts in sections for part in parts))
+
+
+def _section(name: str, content: dict[str, Any]) -> list[Any]:
+    """What a folder says about itself under a name, without what is long; nothing where it says nothing."""
+    short = {key: value for key, value in content.items() if not isinstance(value, dict | list)}
+    return [Text(), _table(name, short)] if short else []
+
+
+def _parameters(count: int | None) -> str:
+    return "" if count is None else f", {count / 1e6:.1f} million parameters"
 
 
 def _exits_line(found: dict[str, Any]) -> str:
@@ -121,15 +130,17 @@ def _exits_line(found: dict[str, Any]) -> str:
     threshold = found["exit_threshold"]
     when = "off by default" if threshold is None else f"{exits['criterion']} at most {threshold:g}"
     layers = ", ".join(map(str, found["exit_layers"]))
-    return f"{exits['head']} heads after layers {layers}; {when}"
+    asked = ", ".join(map(str, found["tested_layers"])) or "none"
+    tuned = "" if exits["tested_layers"] is None else f"; asked: {asked}"
+    return f"{exits['head']} heads after layers {layers}; {when}{tuned}"
 
 
 def _pruning_line(found: dict[str, Any]) -> str:
-    thresholds = found["token_thresholds"]
-    if thresholds is None:
+    if found["config"]["prune"] is None:
         return "none"
-    values = " ".join(f"{value:.4f}" for value in thresholds)
-    return f"scale {found['prune_scale']:g}, token thresholds {values}"
+    # An exported folder has its thresholds inside the graphs.
+    values = " ".join(f"{value:.4f}" for value in found["token_thresholds"] or ())
+    return f"scale {found['prune_scale']:g}" + (f", token thresholds {values}" if values else "")
 
 
 def _show_known(known: dict[str, Any]) -> None:

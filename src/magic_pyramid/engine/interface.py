@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from magic_pyramid.config import ModelConfig, check_exit_threshold
+from magic_pyramid.config import ModelConfig, check_exit_layers, check_exit_threshold
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -19,6 +19,8 @@ class Setting:
     """Multiplier of the model's token thresholds, >= 0; larger removes more, 0 removes nothing."""
     exit_threshold: float | None = None
     """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer."""
+    exit_layers: tuple[int, ...] | None = None
+    """0-based layers whose exit head is asked; None: every layer that has one."""
 
     def __post_init__(self) -> None:
         if self.exit_threshold is not None:
@@ -39,7 +41,20 @@ def default_setting(config: ModelConfig) -> Setting:
     return Setting(
         prune_scale=config.prune.scale if config.prune else 0.0,
         exit_threshold=config.exit.threshold if config.exit else None,
+        exit_layers=config.exit.tested_layers if config.exit else None,
     )
+
+
+def layers_tested(config: ModelConfig, setting: Setting) -> tuple[int, ...]:
+    """0-based layers whose exit head is asked under a setting, ascending; none where exits are off.
+
+    Raises:
+        ConfigError: the setting names a layer that has no exit head.
+    """
+    check_exit_layers("exit_layers", setting.exit_layers, config.exit_layers)
+    if setting.exit_threshold is None:
+        return ()
+    return config.exit_layers if setting.exit_layers is None else tuple(sorted(set(setting.exit_layers)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from magic_pyramid.config import ExitConfig, ModelConfig
-from magic_pyramid.engine.interface import EngineOutput, Setting
+from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_weights
 from magic_pyramid.engine.scheduler import plan_batches
 from magic_pyramid.engine.segments import Precision
@@ -92,13 +92,12 @@ class NativeEngine:
             batch_size: sequences per batch; None fills batches up to the token budget.
 
         Raises:
-            ConfigError: ``batch_size`` is not positive.
+            ConfigError: ``batch_size`` is not positive, or a layer is asked that has no exit head.
         """
         config, lengths = self._config, encoded.lengths
         layers, count = config.backbone.num_hidden_layers, len(encoded)
         tests_exit = np.zeros(layers, dtype=np.uint8)
-        if setting.exit_threshold is not None:
-            tests_exit[list(config.exit_layers)] = 1
+        tests_exit[list(layers_tested(config, setting))] = 1
         output = _empty_output(count, config)
         for rows in plan_batches(lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size):
             part = _empty_output(len(rows), config)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
-from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting
+from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting, layers_tested
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.scheduler import cut_batches, plan_batches
 from magic_pyramid.engine.segments import PLAN_FILE, Precision, Segment, SegmentPlan, check_sha256
@@ -218,8 +218,7 @@ class _Run:
     ) -> None:
         config, count = engine.config, len(encoded)
         self.engine, self.encoded, self.setting, self.batch_size = engine, encoded, setting, batch_size
-        has_exits = setting.exit_threshold is not None
-        self.exit_layers = frozenset(config.exit_layers if has_exits else ())
+        self.exit_layers = frozenset(layers_tested(config, setting))
         self.parts = engine.plan.segments_for(setting)
         self.rule = ArrayExitRule(config, setting.exit_threshold or 0.0)
         self.waiting: list[list[ArrayBatch]] = [[] for _ in self.parts]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.interface import Setting
+from magic_pyramid.engine.interface import Setting, layers_tested
 from magic_pyramid.errors import CheckpointError
 
 PLAN_FILE = "plan.json"
@@ -120,8 +120,7 @@ class SegmentPlan:
     def segments_for(self, setting: Setting) -> tuple[Segment, ...]:
         """What runs under a setting: the dense graph where nothing may be removed and nobody may leave."""
         prunes = self.config.prune is not None and setting.prune_scale > 0
-        exits = self.config.exit is not None and setting.exit_threshold is not None
-        return self.segments if prunes or exits else (self.dense,)
+        return self.segments if prunes or layers_tested(self.config, setting) else (self.dense,)
 
     def _check(self, path: Path) -> None:
         """Whether the parts fit each other."""

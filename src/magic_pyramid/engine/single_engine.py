@@ -6,9 +6,10 @@ import numpy as np
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.graph_interface import GRAPH_FILE, NEVER_LEAVE, GraphInterface
-from magic_pyramid.engine.interface import EngineOutput, Setting
+from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.segments import Precision
+from magic_pyramid.errors import ConfigError
 from magic_pyramid.tokenization import EncodedTexts
 
 
@@ -41,14 +42,24 @@ class SingleGraphEngine:
         return self.interface.precision
 
     def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
-        """Answer every input, each alone; ``batch_size`` changes nothing."""
+        """Answer every input, each alone; ``batch_size`` changes nothing.
+
+        Raises:
+            ConfigError: some of the graph's exit heads are to be asked and others not.
+        """
         count, config = len(encoded), self.config
+        asked = layers_tested(config, setting)
+        if asked and asked != config.exit_layers:
+            raise ConfigError(
+                f"exit_layers is {setting.exit_layers}; one graph asks all of its heads, after the layers "
+                f"{config.exit_layers}, or none: export it again from a model with these tested_layers"
+            )
         output = EngineOutput(
             logits=np.zeros((count, config.num_labels), dtype=np.float32),
             exit_layer=np.zeros(count, dtype=np.int64),
             num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
         )
-        threshold = NEVER_LEAVE if setting.exit_threshold is None else setting.exit_threshold
+        threshold = setting.exit_threshold if asked else NEVER_LEAVE
         knobs = {
             "prune_scale": np.array(setting.prune_scale, dtype=np.float32),
             "exit_threshold": np.array(threshold, dtype=np.float32),

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from magic_pyramid.engine.interface import EngineOutput, Setting
+from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.scheduler import plan_batches
 from magic_pyramid.exiting.criteria import ExitRule
 from magic_pyramid.model import PyramidModel
@@ -75,7 +75,7 @@ class TorchEngine:
         )
         rule = ExitRule(config, setting.exit_threshold)
         agreement = rule.start(count, device=device)
-        exit_layers = config.exit_layers if setting.exit_threshold is not None else ()
+        exit_layers = layers_tested(config, setting)
         state = self.model.begin(batch.to(device))
         answers.num_tokens[:, 0] = state.batch.lengths
         for layer in range(last + 1):

@@ -1,6 +1,5 @@
 """Write the exported folder: every graph checked, the whole folder or nothing."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from magic_pyramid.checkpoint import config_json
+from magic_pyramid.checkpoint import write_config
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.exported import exported_for
 from magic_pyramid.engine.segments import (
@@ -29,7 +28,6 @@ from magic_pyramid.tokenization import TextEncoder
 EMBEDDINGS_FILE = "embeddings.onnx"
 DENSE_FILE = "dense.onnx"
 FINAL_HEAD_FILE = "final_head.onnx"
-CONFIG_FILE = "config.json"
 
 
 def export_onnx(
@@ -50,7 +48,7 @@ def export_onnx(
         encoder: writes the tokenizer files; None: none.
         precision: "fp32", or "int8" with 7-bit weights and activations in 8 bits, one scale a token.
         boundaries: 0-based layers behind which a segment ends, besides those with an exit head.
-        info: ``calibration`` and ``provenance``, kept in ``config.json``.
+        info: ``calibration``, ``provenance`` and ``tuning``, kept in ``config.json``.
         accept: looks at the finished folder before it gets its name; it refuses by raising.
 
     Raises:
@@ -102,8 +100,7 @@ def write_common(
     """Write what every export holds: the config, and the tokenizer if there is one."""
     if encoder is not None:
         encoder.save_pretrained(folder)
-    content = json.dumps(config_json(config, info=info or {}), indent=2, ensure_ascii=False)
-    (folder / CONFIG_FILE).write_text(content + "\n", encoding="utf-8")
+    write_config(folder, config, info=info or {})
 
 
 def _write_graphs(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.graph_interface import GRAPH_FILE, INTERFACE_FILE, GraphInterface
 from magic_pyramid.engine.segments import file_sha256
 from magic_pyramid.export.folder import (
@@ -31,6 +32,8 @@ def export_single_graph(
 ) -> GraphInterface:
     """Write a model as one ONNX file that answers one text a call, for any language and for browsers.
 
+    The graph holds the exit heads that the model asks by default, and asks all of them.
+
     Args:
         model: the trained model.
         folder: new, empty, or an older export, which is replaced.
@@ -53,15 +56,23 @@ def export_single_graph(
     from magic_pyramid.export.graph import OPSET
     from magic_pyramid.export.single import single_graph
 
-    graph = single_graph(model.config, weights_of(model), precision=kept)
+    config = _with_tested_heads(model.config)
+    graph = single_graph(config, weights_of(model), precision=kept)
     with new_folder(Path(folder)) as staging:
-        write_common(staging, model.config, encoder=encoder, info=info)
+        write_common(staging, config, encoder=encoder, info=info)
         file = staging / GRAPH_FILE
         file.write_bytes(graph.SerializeToString())
         onnx.checker.check_model(str(file), full_check=True)
-        interface = GraphInterface(config=model.config, precision=kept, opset=OPSET, sha256=file_sha256(file))
+        interface = GraphInterface(config=config, precision=kept, opset=OPSET, sha256=file_sha256(file))
         (staging / INTERFACE_FILE).write_text(interface.to_json(), encoding="utf-8")
         (staging / README_FILE).write_text(readme(interface), encoding="utf-8")
         if accept is not None:
             accept(staging)
     return interface
+
+
+def _with_tested_heads(config: ModelConfig) -> ModelConfig:
+    """The model without the exit heads that are not asked."""
+    if config.exit is None or config.exit.tested_layers is None:
+        return config
+    return config.replace(exit=config.exit.replace(layers=config.exit.tested_layers, tested_layers=None))

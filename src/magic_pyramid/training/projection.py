@@ -11,4 +11,4 @@ def projected_gflops(config: ModelConfig, num_tokens: Shaped[np.ndarray, "inputs
     """Mean GFLOPs per sequence without exits; means of token counts are rounded."""
     counts = np.rint(num_tokens).astype(np.int64)
     exit_layer = np.full(len(counts), config.backbone.num_hidden_layers - 1)
-    return float(CostModel(config).flops(counts, exit_layer, charges_exits=False).mean() / 1e9)
+    return float(CostModel(config).flops(counts, exit_layer, tested_layers=()).mean() / 1e9)

@@ -1,0 +1,31 @@
+"""Give a folder another config without touching its weights, all of it or nothing."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from magic_pyramid.checkpoint import CONFIG_FILE, replacing_files, write_config
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.engine import native_folder, segments
+
+_PLANS: Mapping[str, type[segments.SegmentPlan] | type[native_folder.NativePlan]] = {
+    segments.PLAN_FILE: segments.SegmentPlan,
+    native_folder.PLAN_FILE: native_folder.NativePlan,
+}
+"""What exported folders say about themselves: the config once more, and checksums of their files."""
+
+
+def rewrite_config(folder: Path, config: ModelConfig, *, info: Mapping[str, Any]) -> None:
+    """Replace the config and info of a model folder; of an exported one also its plan and checksum.
+
+    Raises:
+        CheckpointError: the folder is damaged or cannot be written.
+    """
+    plans = {name: kind.read(folder) for name, kind in _PLANS.items() if (folder / name).is_file()}
+    with replacing_files(folder) as staging:
+        write_config(staging, config, info=info)
+        checksum = segments.file_sha256(staging / CONFIG_FILE)
+        for name, plan in plans.items():
+            changed = replace(plan, config=config, sha256={**plan.sha256, CONFIG_FILE: checksum})
+            (staging / name).write_text(changed.to_json(), encoding="utf-8")
