@@ -1,6 +1,7 @@
 """Around the native engine: how it is built, the folders it reads, and what is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from magic_pyramid.export import export_native, native_engine
 from magic_pyramid.export.native import native_weights
 from magic_pyramid.native import build, library
 from magic_pyramid.native.library import is_built
-from magic_pyramid.tokenization import TextEncoder
+from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 
 SOURCE = Path(__file__).parents[1] / "src"
 needs_engine = pytest.mark.skipif(not is_built(), reason="the native engine is not built")
@@ -132,6 +133,51 @@ def test_weights_that_do_not_fit_are_refused_by_name():
 def test_an_unknown_instruction_set_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"instruction_set is 'sse9'; .*portable"):
         native_engine(tiny.build(), instruction_set="sse9")
+
+
+@needs_engine
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("ids", "types", "message"),
+    [
+        ([2, 99], [0, 0], r"a token id is 99; it must lie in \[0, 28\]"),
+        ([2, -1], [0, 0], r"a token id is -1"),
+        ([2, 5], [0, 2], r"a token type is 2; it must lie in \[0, 1\]"),
+        ([2] * 65, [0] * 65, r"a length is 65; it must lie in \[1, 64\]"),
+        ([], [], r"a length is 0"),
+    ],
+)
+def test_inputs_outside_the_tables_are_refused(ids, types, message, threads):
+    engine = native_engine(tiny.build(seed=3), threads=threads)
+    with pytest.raises(InputError, match=message):
+        engine.run(EncodedTexts([[2, 4, 3], ids], [[0] * 3, types]), setting=SETTINGS["both"])
+
+
+@needs_engine
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_can_go_on(tmp_path):
+    """A child has the memory of the helper threads, but not the threads: it must not wait for them."""
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import numpy as np, tiny\n"
+        "from magic_pyramid.engine.interface import DENSE\n"
+        "from magic_pyramid.export import native_engine\n"
+        "engine, encoded = native_engine(tiny.build(seed=3), threads=2), tiny.encoded(9, 2, 14)\n"
+        "before = engine.run(encoded, setting=DENSE).logits\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    same = np.array_equal(engine.run(encoded, setting=DENSE).logits, before)\n"
+        "    del engine\n"
+        "    os._exit(0 if same else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    tests = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, tests],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 
 
 @needs_engine

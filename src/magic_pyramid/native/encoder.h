@@ -156,6 +156,7 @@ class Encoder::Run {
           stride_(model.stride_), rule_(model.shape_, batch.exit_threshold) {}
 
     void answer() {
+        check();
         embed();
         rule_.start(alive_.num_sequences());
         const int32_t last = shape_.num_layers - 1;
@@ -188,6 +189,24 @@ class Encoder::Run {
             const int64_t last = std::min(rows, tiles * (block + 1) / blocks * MR);
             if (first < last) work(first, last, nullptr);
         });
+    }
+
+    // Nothing is read from outside the tables.
+    void check() const {
+        for (int64_t i = 0; i < batch_.num_sequences; i++) {
+            const int64_t start = batch_.starts[i], end = batch_.starts[i + 1];
+            check_range("a length", end - start, 1, shape_.num_positions - shape_.position_offset);
+            for (int64_t token = start; token < end; token++) {
+                check_range("a token id", batch_.token_ids[token], 0, shape_.vocab_size - 1);
+                if (batch_.token_types) check_range("a token type", batch_.token_types[token], 0, shape_.num_types - 1);
+            }
+        }
+    }
+
+    static void check_range(const char* what, int64_t value, int64_t least, int64_t most) {
+        if (least <= value && value <= most) return;
+        throw std::out_of_range(std::string(what) + " is " + std::to_string(value) + "; it must lie in [" +
+                                std::to_string(least) + ", " + std::to_string(most) + "]");
     }
 
     void embed() {

@@ -1,8 +1,9 @@
 // The C interface: picks the code for this processor, and turns exceptions into messages.
 
+#include <unistd.h>
+
 #include <exception>
 #include <mutex>
-#include <sstream>
 
 #include "runner.h"
 
@@ -61,7 +62,15 @@ struct mp_engine {
     Tensors tensors;
     std::unique_ptr<Runner> runner;
     std::unique_ptr<Pool> pool;
+    pid_t pool_process = 0;
     mutable std::mutex pool_mutex;
+
+    // A forked process has the pool's memory, but not its threads.
+    bool has_helpers() const { return pool && pool_process == getpid(); }
+
+    ~mp_engine() {
+        if (!has_helpers()) (void)pool.release();
+    }
 };
 
 const char* mp_source_hash(void) { return MP_SOURCE_HASH; }
@@ -100,15 +109,17 @@ int mp_prepare(mp_engine* engine, int threads) {
         engine->runner = engine->make(engine->shape, engine->tensors);
         engine->tensors.clear();
         engine->pool = std::make_unique<Pool>(threads);
+        engine->pool_process = getpid();
     });
 }
 
 int mp_run(const mp_engine* engine, const mp_batch* batch) {
     return guarded([&] {
         // Whoever finds the helpers at work does without: together the callers fill the cores anyway.
-        const std::unique_lock<std::mutex> lock(engine->pool_mutex, std::try_to_lock);
+        std::unique_lock<std::mutex> lock(engine->pool_mutex, std::defer_lock);
         Pool alone(1);
-        engine->runner->run(*batch, lock.owns_lock() ? *engine->pool : alone);
+        const bool together = engine->has_helpers() && lock.try_lock();
+        engine->runner->run(*batch, together ? *engine->pool : alone);
     });
 }
 

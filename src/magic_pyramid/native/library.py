@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from magic_pyramid.errors import CheckpointError, ConfigError, MissingExtraError, nearest
+from magic_pyramid.errors import CheckpointError, ConfigError, InputError, MissingExtraError, nearest
 from magic_pyramid.native.build import LIBRARY, source_hash
 
 REBUILD = "python -m magic_pyramid.native.build"
@@ -120,7 +120,11 @@ class NativeModel:
         exit_layer: Int64[np.ndarray, " seqs"],
         num_tokens: Int64[np.ndarray, "seqs layers_plus_1"],
     ) -> None:
-        """Answer packed sequences into the last three arrays."""
+        """Answer packed sequences into the last three arrays.
+
+        Raises:
+            InputError: a token id, type or length is out of range, or memory ran out.
+        """
         batch = Batch(
             token_ids=token_ids.ctypes.data,
             token_types=None if token_types is None else token_types.ctypes.data,
@@ -134,7 +138,7 @@ class NativeModel:
             num_tokens=num_tokens.ctypes.data,
         )
         if self._library.mp_run(self._engine, ctypes.byref(batch)):
-            raise MemoryError(f"the native engine failed: {self._error()}")
+            raise InputError(f"the native engine cannot answer: {self._error()}")
 
     def _error(self) -> str:
         return str(self._library.mp_error().decode())

@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -34,7 +36,8 @@ class Pool {
 
     int threads() const { return static_cast<int>(helpers_.size()) + 1; }
 
-    // Runs job(0) to job(parts - 1), each once, on any thread; returns when all are done.
+    // Runs job(0) to job(parts - 1), each once, on any thread; returns when all are done. What a job throws, the
+    // first of several, is thrown here.
     template <class Job>
     void run(int parts, const Job& job) {
         if (parts <= 1 || helpers_.empty()) {
@@ -52,6 +55,7 @@ class Pool {
         if (sleeping_.load() > 0) wake_.notify_all();
         take_parts();
         while (working_.load(std::memory_order_acquire) > 0) pause();
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
    private:
@@ -66,7 +70,14 @@ class Pool {
     }
 
     void take_parts() {
-        for (int part = next_.fetch_add(1); part < parts_; part = next_.fetch_add(1)) job_(part);
+        for (int part = next_.fetch_add(1); part < parts_; part = next_.fetch_add(1)) {
+            try {
+                job_(part);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+            }
+        }
     }
 
     void help() {
@@ -90,6 +101,7 @@ class Pool {
     std::mutex mutex_;
     std::condition_variable wake_;
     std::function<void(int)> job_;
+    std::exception_ptr error_;
     int parts_ = 0;
     std::atomic<int> next_{0};
     std::atomic<int> working_{0};
