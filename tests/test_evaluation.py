@@ -29,6 +29,8 @@ LABELS = [0, 1, 2]
 class ScriptedEngine:
     """Answers from a script: the dense run is always right, ours as written above."""
 
+    name = "scripted"
+
     def __init__(self):
         self.settings = []
 
@@ -161,6 +163,8 @@ def test_a_large_set_is_timed_on_a_sample_of_all_lengths():
     seen = []
 
     class Recorder:
+        name = "recorder"
+
         def run(self, encoded, *, setting, batch_size=None):
             seen.append(encoded.lengths)
             n = len(encoded)

@@ -104,6 +104,17 @@ def test_no_head_is_asked_where_none_pays():
     assert plan.seconds == plan.seconds_none < plan.seconds_all
 
 
+def test_a_small_gain_is_left_alone():
+    texts, costs = statistics(["111"] * 5 + ["000"] * 5), line((0.0, 1.0), (0.1, 0.0))
+    plan = plan_exits(texts, costs, batch_size=1)
+    gain = 1.0 - plan.seconds / plan.seconds_all
+    assert gain > 0
+    assert plan_exits(texts, costs, batch_size=1, min_gain=gain / 2) == plan
+    left_alone = plan_exits(texts, costs, batch_size=1, min_gain=gain * 2)
+    assert left_alone.tested_layers == texts.exit_layers
+    assert left_alone.seconds == left_alone.seconds_all
+
+
 def test_heads_that_repeat_an_earlier_one_are_not_asked():
     plan = plan_exits(statistics(["111"] * 5 + ["000"] * 5), line((0.0, 1.0), (0.1, 0.0)), batch_size=1)
     assert plan.tested_layers == (0,)

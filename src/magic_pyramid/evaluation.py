@@ -74,6 +74,7 @@ def compare(
             "exit_threshold": setting.exit_threshold if config.exit else None,
             "tested_layers": list(layers_tested(config, setting)),
             "prune_scale": setting.prune_scale if config.prune else 0.0,
+            "engine": engine.name,
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
         }

@@ -123,13 +123,16 @@ class ExitPlan:
     """Every exit head, tested or not."""
 
 
-def plan_exits(statistics: ExitStatistics, costs: CostTable, *, batch_size: int) -> ExitPlan:
+def plan_exits(
+    statistics: ExitStatistics, costs: CostTable, *, batch_size: int, min_gain: float = 0.0
+) -> ExitPlan:
     """Choose the heads with the least expected seconds, of all choices there are.
 
     Args:
         statistics: what the heads would do.
         costs: what layers and heads take.
         batch_size: texts that start together, at least 1.
+        min_gain: share of the seconds with every head that a choice must save; otherwise every head is asked.
 
     Raises:
         ConfigError: there are too many heads to try every choice.
@@ -142,11 +145,13 @@ def plan_exits(statistics: ExitStatistics, costs: CostTable, *, batch_size: int)
         )
     expectation = _Expectation(statistics, costs, batch_size)
     seconds = expectation.of_every_choice()
-    best = int(seconds.argmin())
+    every, best = len(seconds) - 1, int(seconds.argmin())
+    if seconds[best] > (1.0 - min_gain) * seconds[every]:
+        best = every
     return ExitPlan(
         tested_layers=tuple(layer for bit, layer in enumerate(heads) if best >> bit & 1),
         seconds=float(seconds[best]),
-        seconds_all=float(seconds[-1]),
+        seconds_all=float(seconds[every]),
         seconds_none=float(seconds[0]),
         heads=tuple(_heads(expectation, seconds, best)),
     )

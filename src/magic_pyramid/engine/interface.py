@@ -1,7 +1,7 @@
 """What every engine takes and gives, so that the classifier need not know which one runs."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -71,6 +71,9 @@ class EngineOutput:
 
 class Engine(Protocol):
     """Runs encoded texts under a setting."""
+
+    name: ClassVar[str]
+    """`torch`, `native`, `onnx` or `onnx-single`."""
 
     def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
         """Answer every input; rows come back in input order.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +28,8 @@ _DIVISORS = {"kept": 0, "input": 1, "fixed": 2}
 
 class NativeEngine:
     """Runs a model's weights in compiled code; one engine may be used from any number of threads."""
+
+    name: ClassVar[str] = "native"
 
     def __init__(
         self,

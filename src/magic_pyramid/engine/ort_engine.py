@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -78,6 +78,8 @@ class ArrayBatch:
 
 class OrtEngine:
     """Runs an exported folder; one engine may be used from any number of threads."""
+
+    name: ClassVar[str] = "onnx"
 
     def __init__(
         self, folder: str | Path, *, threads: int | None = None, tokens_per_batch: int = TOKENS_PER_BATCH

@@ -1,6 +1,7 @@
 """The engine of a model exported as one graph: one input after the other, without PyTorch."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from magic_pyramid.tokenization import EncodedTexts
 
 class SingleGraphEngine:
     """Runs the graph as any other program would; for many texts at once the segments are faster."""
+
+    name: ClassVar[str] = "onnx-single"
 
     def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
         """Check and load a folder that ``magic-pyramid export --to onnx-single`` wrote.

@@ -5,6 +5,7 @@ packed again, so that work is removed rather than masked (Magic Pyramid, section
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class PackedAnswers:
 
 class TorchEngine:
     """Runs a model's own modules in inference mode, dropping tokens and finished sequences as it goes."""
+
+    name: ClassVar[str] = "torch"
 
     def __init__(self, model: PyramidModel, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> None:
         self.model = model.eval()

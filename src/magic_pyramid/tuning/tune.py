@@ -14,10 +14,7 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.engine.exported import exported_for
 from magic_pyramid.engine.interface import Engine, Setting, default_setting
-from magic_pyramid.engine.native_engine import NativeEngine
-from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.single_engine import SingleGraphEngine
-from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.planning import CostTable, ExitPlan, ExitStatistics, plan_exits
@@ -27,12 +24,10 @@ from magic_pyramid.tuning.folder import rewrite_config
 
 INFO_KEY = "tuning"
 """Where the folder's info keeps the plan's provenance and costs."""
-ENGINES: dict[type[Any], tuple[str, str]] = {
-    TorchEngine: ("torch", "torch"),
-    OrtEngine: ("onnx", "onnxruntime"),
-    NativeEngine: ("native", "magic_pyramid"),
-}
-"""Name of each engine, and the library whose version is part of its measurements."""
+LIBRARIES = {"torch": "torch", "onnx": "onnxruntime", "native": "magic_pyramid"}
+"""The library of each engine, whose version is part of its measurements."""
+MIN_GAIN = 0.02
+"""Costs are known to about this share: a smaller gain is noise, and skipping heads changes answers."""
 _SAME = ("machine", "threads", "engine", "versions", "batch_size")
 """Costs are measured again unless all of these are as they were."""
 
@@ -99,7 +94,7 @@ def tune(
         provenance["date"] = classifier.info[INFO_KEY]["date"]
     if costs is None:
         costs = measure_costs(classifier.engine, config, statistics, batch_size=batch_size, budget_s=budget_s)
-    plan = plan_exits(statistics, costs, batch_size=batch_size)
+    plan = plan_exits(statistics, costs, batch_size=batch_size, min_gain=MIN_GAIN)
     found = Tuned(
         plan=plan,
         statistics=statistics,
@@ -197,11 +192,11 @@ def _observed_statistics(
 
 def _way_to_run(engine: Engine, batch_size: int) -> dict[str, Any]:
     """What a measurement depends on, and its date."""
-    name, library = ENGINES[type(engine)]
+    library = LIBRARIES[engine.name]
     return {
         "machine": machine(),
         "threads": torch.get_num_threads(),
-        "engine": name,
+        "engine": engine.name,
         "versions": {library: _version(library)},
         "batch_size": batch_size,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
