@@ -2,11 +2,11 @@
 
 import runpy
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import sys_tags
 
 NATIVE = Path(__file__).parent / "src" / "magic_pyramid" / "native"
 
@@ -25,5 +25,9 @@ class NativeEngineHook(BuildHookInterface):
         build_data["artifacts"].append(built.relative_to(self.root).as_posix())
         build_data["pure_python"] = False
         # Called through ctypes, it does not depend on the version of Python.
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{platform}"
+        own = (
+            tag.platform
+            for tag in sys_tags()
+            if "linux_" not in tag.platform or tag.platform.startswith("linux")
+        )
+        build_data["tag"] = f"py3-none-{next(own)}"

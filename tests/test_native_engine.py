@@ -53,13 +53,16 @@ def test_a_folder_gives_the_answers_of_its_model(name, tmp_path):
 
 
 @needs_engine
-def test_an_int8_folder_gives_the_answers_of_the_int8_engine(tmp_path):
+@pytest.mark.parametrize("instruction_set", library.instruction_sets() if is_built() else ("none",))
+def test_an_int8_folder_gives_the_answers_of_the_int8_engine(tmp_path, instruction_set):
     model = tiny.build(seed=3)
     plan = export_native(model, tmp_path / "native", encoder=None, precision="int8")
     assert plan.precision == "int8"
     encoded = tiny.encoded(*LENGTHS)
-    stored = NativeEngine.from_folder(tmp_path / "native", threads=1).run(encoded, setting=SETTINGS["pruned"])
-    direct = native_engine(model, precision="int8", threads=1).run(encoded, setting=SETTINGS["pruned"])
+    how = {"precision": "int8", "threads": 1, "instruction_set": instruction_set}
+    weights = read_weights(tmp_path / "native" / WEIGHTS_FILE)
+    stored = NativeEngine(model.config, weights, **how).run(encoded, setting=SETTINGS["pruned"])
+    direct = native_engine(model, **how).run(encoded, setting=SETTINGS["pruned"])
     assert_same(stored, direct)
 
 
@@ -127,6 +130,20 @@ def test_weights_that_do_not_fit_are_refused_by_name():
         CheckpointError, match=r"layers.1.feedforward.up.weight has 4 numbers; it must have 384"
     ):
         NativeEngine(model.config, wrong)
+
+
+@needs_engine
+def test_a_missing_exit_head_is_refused():
+    model = tiny.build()
+    kept = {k: v for k, v in native_weights(model).items() if not k.startswith("exit_heads.1.")}
+    with pytest.raises(CheckpointError, match=r"the exit heads of the layers \[1\] are missing"):
+        NativeEngine(model.config, kept)
+
+
+@needs_engine
+def test_every_token_needs_a_type():
+    with pytest.raises(InputError, match="3 token ids and 2 token types for 3 tokens"):
+        native_engine(tiny.build()).run(EncodedTexts([[2, 4, 3]], [[0, 0]]), setting=SETTINGS["both"])
 
 
 @needs_engine

@@ -21,7 +21,7 @@ from magic_pyramid.evaluation import compare
 from magic_pyramid.export import native_engine
 from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
-from magic_pyramid.native.library import is_built
+from magic_pyramid.native.library import instruction_sets, is_built
 from magic_pyramid.predictions import Predictions, predictions_of
 from magic_pyramid.report.trace import Trace
 from magic_pyramid.tokenization import EncodedTexts, Text, TextEncoder
@@ -103,6 +103,8 @@ class Classifier:
             raise ConfigError(
                 f"the native engine runs on the CPU, but device is {device!r}; use engine='torch'"
             )
+        if engine == "native":
+            instruction_sets()
         is_native = engine == "native" or (engine == "auto" and device == "cpu" and is_built())
         loaded = load_model(source)
         return cls(

@@ -12,6 +12,7 @@ from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_we
 from magic_pyramid.engine.scheduler import plan_batches
 from magic_pyramid.engine.segments import Precision
 from magic_pyramid.engine.threads import preferred_threads, usable_cores
+from magic_pyramid.errors import CheckpointError
 from magic_pyramid.native.library import NativeModel, Shape
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -56,6 +57,15 @@ class NativeEngine:
             ConfigError: the processor has no such instructions.
             CheckpointError: a weight is missing or does not fit.
         """
+        missing = [
+            layer
+            for layer in config.exit_layers
+            if not any(name.startswith(f"exit_heads.{layer}.") for name in weights)
+        ]
+        if missing:
+            raise CheckpointError(
+                f"the exit heads of the layers {missing} are missing; export the model again"
+            )
         self._config = config
         self.precision = precision
         self.tokens_per_batch = tokens_per_batch

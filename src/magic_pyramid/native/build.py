@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
@@ -34,13 +35,13 @@ _ON_X86 = {
 
 
 class BuildError(Exception):
-    """There is no compiler, or it failed."""
+    """There is no compiler, it failed, or the library cannot be written."""
 
 
 def source_hash() -> str:
     """What tells one version of the sources from another."""
     digest = hashlib.sha256()
-    for path in sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"))):
+    for path in sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), SOURCES / "build.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -77,8 +78,13 @@ def compile_engine(folder: Path = SOURCES) -> Path:
         _run([*compiler, "-shared", "-pthread", *map(str, objects), "-o", str(built)])
         # Renamed into place, so that a process that has the old one loaded keeps it whole.
         staged = folder / f".{LIBRARY}.{os.getpid()}"
-        shutil.copyfile(built, staged)
-        staged.replace(folder / LIBRARY)
+        try:
+            shutil.copyfile(built, staged)
+            staged.replace(folder / LIBRARY)
+        except OSError as error:
+            with suppress(OSError):
+                staged.unlink()
+            raise BuildError(f"{folder / LIBRARY} cannot be written: {error}") from error
     return folder / LIBRARY
 
 

@@ -193,6 +193,11 @@ class Encoder::Run {
 
     // Nothing is read from outside the tables.
     void check() const {
+        for (int32_t layer = 0; layer + 1 < shape_.num_layers; layer++) {
+            if (batch_.tests_exit[layer] && !model_.layers_[static_cast<size_t>(layer)].exit_head.exists()) {
+                throw std::runtime_error("layer " + std::to_string(layer) + " has no exit head");
+            }
+        }
         for (int64_t i = 0; i < batch_.num_sequences; i++) {
             const int64_t start = batch_.starts[i], end = batch_.starts[i + 1];
             check_range("a length", end - start, 1, shape_.num_positions - shape_.position_offset);
@@ -460,16 +465,17 @@ class Encoder::Run {
 inline void Encoder::run(const mp_batch& batch, Pool& pool) const {
     std::unique_ptr<Workspace> space;
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (!idle_.empty()) {
+        // Whoever finds it locked, such as a process forked at this moment, does with new memory.
+        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        if (lock.owns_lock() && !idle_.empty()) {
             space = std::move(idle_.back());
             idle_.pop_back();
         }
     }
     if (!space) space = std::make_unique<Workspace>();
     Run(*this, batch, pool, *space).answer();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    idle_.push_back(std::move(space));
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock()) idle_.push_back(std::move(space));
 }
 
 }  // namespace

@@ -217,6 +217,7 @@ class Head {
         block_activation_ = activation_of(shape.hidden_act);
     }
 
+    bool exists() const { return output_.outputs > 0; }
     bool narrows() const { return kind_ == MP_HEAD_FASTBERT; }
     const Matrix& narrow() const { return narrow_; }
 

@@ -111,7 +111,7 @@ class NativeModel:
         self,
         *,
         token_ids: Int32[np.ndarray, " tokens"],
-        token_types: Int32[np.ndarray, " tokens"] | None,
+        token_types: Int32[np.ndarray, " types"] | None,
         starts: Int64[np.ndarray, " seqs_plus_1"],
         prune_scale: float,
         exit_threshold: float,
@@ -125,6 +125,13 @@ class NativeModel:
         Raises:
             InputError: a token id, type or length is out of range, or memory ran out.
         """
+        tokens = int(starts[-1])
+        lengths = [len(token_ids), tokens if token_types is None else len(token_types)]
+        if lengths != [tokens, tokens]:
+            raise InputError(
+                f"there are {lengths[0]} token ids and {lengths[1]} token types for {tokens} tokens; "
+                "every token needs one of each"
+            )
         batch = Batch(
             token_ids=token_ids.ctypes.data,
             token_types=None if token_types is None else token_types.ctypes.data,
@@ -153,10 +160,13 @@ def _library() -> Any:
     path = Path(__file__).with_name(LIBRARY)
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:
-        raise MissingExtraError(f"the native engine is not built: {REBUILD} (needs a C++ compiler)") from None
+    except OSError as error:
+        reason = f"cannot be loaded ({error})" if path.exists() else "is not built"
+        raise MissingExtraError(f"the native engine {reason}: {REBUILD} (needs a C++ compiler)") from None
+    library.mp_source_hash.restype = ctypes.c_char_p
+    if library.mp_source_hash().decode() != source_hash():
+        raise MissingExtraError(f"the native engine was built from other sources: {REBUILD}")
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "mp_source_hash": (ctypes.c_char_p, []),
         "mp_instruction_sets": (ctypes.c_char_p, []),
         "mp_create": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]),
         "mp_set": (None, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]),
@@ -168,6 +178,4 @@ def _library() -> Any:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    if library.mp_source_hash().decode() != source_hash():
-        raise MissingExtraError(f"the native engine was built from other sources: {REBUILD}")
     return library

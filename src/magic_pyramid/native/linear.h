@@ -27,6 +27,7 @@ class Buffer {
     T* grow(int64_t count) {
         if (count > room_) {
             data_.reset();
+            room_ = 0;
             const int64_t bytes = rounded_up(count * static_cast<int64_t>(sizeof(T)), 64);
             data_.reset(static_cast<T*>(std::aligned_alloc(64, static_cast<size_t>(bytes))));
             if (!data_) throw std::bad_alloc();
@@ -97,11 +98,14 @@ inline Matrix make_matrix(const float* weights, const float* bias, int64_t outpu
         const float* row = weights + output * stride;
         float largest = 0.0f;
         for (int64_t input = 0; input < inputs; input++) largest = std::max(largest, std::fabs(row[input * step]));
-        const float scale = std::max(largest, 1.17549435e-38f) / LARGEST_CODE;
+        largest = std::max(largest, 1.17549435e-38f);
+        const float scale = largest / LARGEST_CODE, stored = largest / LARGEST_STORED_CODE;
         int8_t* column = codes + output / NR * matrix.groups * NR * 4 + output % NR * 4;
         int32_t total = 0;
         for (int64_t input = 0; input < inputs; input++) {
-            const float code = std::nearbyint(row[input * step] / scale);
+            // As if it came from a file, so that a model in memory and its folder agree.
+            const float value = std::nearbyint(row[input * step] / stored) * stored;
+            const float code = std::nearbyint(value / scale);
             const int whole = static_cast<int>(std::min(std::max(code, -1.0f * LARGEST_CODE), 1.0f * LARGEST_CODE));
             column[input / 4 * NR * 4 + input % 4] = static_cast<int8_t>(whole);
             total += whole;
@@ -175,12 +179,13 @@ inline void quantize_row(const float* from, int64_t count, int64_t groups, uint8
     *zero = static_cast<int32_t>(std::nearbyint(-least * inverse));
     const float shift = ROUNDER + static_cast<float>(*zero);
     for (i = 0; i + W <= count; i += W) {
-        const Vec shifted = load(from + i) * splat(inverse) + splat(shift);
+        // A fused multiply-add may find the smallest number half a step lower than `zero` was rounded from.
+        const Vec shifted = larger(load(from + i) * splat(inverse) + splat(shift), splat(ROUNDER));
         const Ints low = reinterpret_cast<Ints>(shifted) & splat_int(255);
         *reinterpret_cast<BytesAt*>(to + i) = __builtin_convertvector(low, BytesAt);
     }
     for (; i < count; i++) {
-        const float shifted = from[i] * inverse + shift;
+        const float shifted = std::max(from[i] * inverse + shift, ROUNDER);
         int32_t bits;
         std::memcpy(&bits, &shifted, sizeof bits);
         to[i] = static_cast<uint8_t>(bits & 255);

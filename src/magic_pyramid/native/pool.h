@@ -6,6 +6,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -21,7 +22,11 @@ namespace magic_pyramid {
 class Pool {
    public:
     explicit Pool(int threads) {
-        for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
+        try {
+            for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
+        } catch (const std::system_error&) {
+            // The system allows no more threads: those that are there share the work.
+        }
     }
 
     ~Pool() {

@@ -67,18 +67,23 @@ inline Vec magnitude(Vec a) { return larger(a, -a); }
 inline Vec to_floats(Ints a) { return __builtin_convertvector(a, Vec); }
 
 // The lanes in another order, which are one exchange away from a sum or a maximum over all of them.
-#if MP_WIDTH == 16
-#define MP_SWAP_EIGHTHS(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
-#define MP_SWAP_FOURTHS(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
-#define MP_SWAP_PAIRS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
-#define MP_SWAP_SINGLES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
-#elif MP_WIDTH == 8
-#define MP_SWAP_FOURTHS(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)
-#define MP_SWAP_PAIRS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)
-#define MP_SWAP_SINGLES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6)
+#if !defined(__clang__) && __GNUC__ < 12
+#define MP_SHUFFLE(v, ...) __builtin_shuffle(v, Ints{__VA_ARGS__})
 #else
-#define MP_SWAP_PAIRS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1)
-#define MP_SWAP_SINGLES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2)
+#define MP_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#endif
+#if MP_WIDTH == 16
+#define MP_SWAP_EIGHTHS(v) MP_SHUFFLE(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define MP_SWAP_FOURTHS(v) MP_SHUFFLE(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define MP_SWAP_PAIRS(v) MP_SHUFFLE(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define MP_SWAP_SINGLES(v) MP_SHUFFLE(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#elif MP_WIDTH == 8
+#define MP_SWAP_FOURTHS(v) MP_SHUFFLE(v, 4, 5, 6, 7, 0, 1, 2, 3)
+#define MP_SWAP_PAIRS(v) MP_SHUFFLE(v, 2, 3, 0, 1, 6, 7, 4, 5)
+#define MP_SWAP_SINGLES(v) MP_SHUFFLE(v, 1, 0, 3, 2, 5, 4, 7, 6)
+#else
+#define MP_SWAP_PAIRS(v) MP_SHUFFLE(v, 2, 3, 0, 1)
+#define MP_SWAP_SINGLES(v) MP_SHUFFLE(v, 1, 0, 3, 2)
 #endif
 
 template <class Combine>
@@ -161,6 +166,9 @@ constexpr int LARGEST_CODE = 64;
 #else
 constexpr int LARGEST_CODE = 127;
 #endif
+
+// Files hold weights in 8 bits on every processor.
+constexpr int LARGEST_STORED_CODE = 127;
 
 // Sums of four products of bytes each: unsigned activations, signed weights.
 inline Ints add_products(Ints sums, Ints activations, Ints weights) {
