@@ -7,14 +7,8 @@ from typing import Any, Self
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.interface import default_setting
-from magic_pyramid.engine.segments import (
-    NEWEST_OPSET,
-    PRECISIONS,
-    Precision,
-    check_sha256,
-    check_version,
-    read_object,
-)
+from magic_pyramid.engine.plan_files import PRECISIONS, Precision, check_sha256, reading_plan
+from magic_pyramid.engine.segments import NEWEST_OPSET
 from magic_pyramid.errors import CheckpointError
 
 INTERFACE_FILE = "interface.json"
@@ -126,18 +120,13 @@ class GraphInterface:
             CheckpointError: a file is missing, damaged, newer, or not the one that was exported.
         """
         path = folder / INTERFACE_FILE
-        data = read_object(path)
-        check_version(data.get("plan_version"), path, newest=INTERFACE_VERSION)
-        try:
+        with reading_plan(path, newest=INTERFACE_VERSION) as data:
             interface = cls(
                 config=ModelConfig.from_dict(data["model"]),
                 precision=data["precision"],
                 opset=int(data["opset"]),
                 sha256=str(data["sha256"]),
             )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if type(error) is KeyError else str(error)
-            raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
         if interface.precision not in PRECISIONS or interface.opset > NEWEST_OPSET:
             raise CheckpointError(
                 f"{path}: precision is {interface.precision!r} and opset {interface.opset}; this release "

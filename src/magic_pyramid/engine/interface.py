@@ -1,7 +1,7 @@
 """What every engine takes and gives, so that the classifier need not know which one runs."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -67,6 +67,15 @@ class EngineOutput:
     """0-based layer whose head answered; the last layer is the final head."""
     num_tokens: Int64[np.ndarray, "inputs layers_plus_1"]
     """Column 0: tokens of the input; column l + 1: tokens alive after layer l, 0 where it did not run."""
+
+    @classmethod
+    def empty(cls, count: int, config: ModelConfig) -> Self:
+        """Zeros for so many inputs, to be written into."""
+        return cls(
+            logits=np.zeros((count, config.num_labels), dtype=np.float32),
+            exit_layer=np.zeros(count, dtype=np.int64),
+            num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
+        )
 
 
 class Engine(Protocol):

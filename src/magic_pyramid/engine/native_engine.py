@@ -9,8 +9,8 @@ import numpy as np
 from magic_pyramid.config import ExitConfig, ModelConfig
 from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_weights
+from magic_pyramid.engine.plan_files import Precision
 from magic_pyramid.engine.scheduler import plan_batches
-from magic_pyramid.engine.segments import Precision
 from magic_pyramid.engine.threads import preferred_threads, usable_cores
 from magic_pyramid.errors import CheckpointError
 from magic_pyramid.native.library import NativeModel, Shape
@@ -110,9 +110,9 @@ class NativeEngine:
         layers, count = config.backbone.num_hidden_layers, len(encoded)
         tests_exit = np.zeros(layers, dtype=np.uint8)
         tests_exit[list(layers_tested(config, setting))] = 1
-        output = _empty_output(count, config)
+        output = EngineOutput.empty(count, config)
         for rows in plan_batches(lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size):
-            part = _empty_output(len(rows), config)
+            part = EngineOutput.empty(len(rows), config)
             starts = np.zeros(len(rows) + 1, dtype=np.int64)
             np.cumsum([lengths[row] for row in rows], out=starts[1:])
             self._model.run(
@@ -134,14 +134,6 @@ class NativeEngine:
 
 def _joined(values: list[list[int]], rows: list[int]) -> np.ndarray:
     return np.concatenate([np.asarray(values[row], dtype=np.int32) for row in rows])
-
-
-def _empty_output(count: int, config: ModelConfig) -> EngineOutput:
-    return EngineOutput(
-        logits=np.zeros((count, config.num_labels), dtype=np.float32),
-        exit_layer=np.zeros(count, dtype=np.int64),
-        num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
-    )
 
 
 def _shape(config: ModelConfig, *, int8: bool) -> Shape:

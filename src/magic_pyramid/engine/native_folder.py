@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.segments import PRECISIONS, Precision, check_sha256, check_version, read_object
+from magic_pyramid.engine.plan_files import PRECISIONS, Precision, check_sha256, reading_plan
 from magic_pyramid.errors import CheckpointError
 
 PLAN_FILE = "native.json"
@@ -53,17 +53,12 @@ class NativePlan:
             CheckpointError: a file is missing, damaged, newer, or not the one that was exported.
         """
         path = folder / PLAN_FILE
-        data = read_object(path)
-        check_version(data.get("plan_version"), path, newest=PLAN_VERSION)
-        try:
+        with reading_plan(path, newest=PLAN_VERSION) as data:
             plan = cls(
                 config=ModelConfig.from_dict(data["model"]),
                 precision=data["precision"],
                 sha256={str(file): str(code) for file, code in data["sha256"].items()},
             )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if type(error) is KeyError else str(error)
-            raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
         if plan.precision not in PRECISIONS or WEIGHTS_FILE not in plan.sha256:
             raise CheckpointError(
                 f"{path}: precision is {plan.precision!r} and the files are {', '.join(plan.sha256)}; wanted "

@@ -17,8 +17,9 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
 from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting, layers_tested
 from magic_pyramid.engine.ort_session import OrtGraph
+from magic_pyramid.engine.plan_files import Precision, check_sha256
 from magic_pyramid.engine.scheduler import cut_batches, plan_batches
-from magic_pyramid.engine.segments import PLAN_FILE, Precision, Segment, SegmentPlan, check_sha256
+from magic_pyramid.engine.segments import PLAN_FILE, Segment, SegmentPlan
 from magic_pyramid.tokenization import EncodedTexts
 
 TOKENS_PER_BATCH = 512
@@ -224,11 +225,7 @@ class _Run:
         self.parts = engine.plan.segments_for(setting)
         self.rule = ArrayExitRule(config, setting.exit_threshold or 0.0)
         self.waiting: list[list[ArrayBatch]] = [[] for _ in self.parts]
-        self.output = EngineOutput(
-            logits=np.zeros((count, config.num_labels), dtype=np.float32),
-            exit_layer=np.zeros(count, dtype=np.int64),
-            num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
-        )
+        self.output = EngineOutput.empty(count, config)
 
     def answer(self, batches: deque[list[int]]) -> EngineOutput:
         """Run the deepest segment that has enough to do; when no more inputs come, the first that has any.

@@ -1,14 +1,14 @@
 """The exported folder: which graphs there are, which layers they run, and whether the files are whole."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Self
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.interface import Setting, layers_tested
+from magic_pyramid.engine.plan_files import PRECISIONS, Precision, check_sha256, reading_plan
 from magic_pyramid.errors import CheckpointError
 
 PLAN_FILE = "plan.json"
@@ -16,9 +16,6 @@ PLAN_VERSION = 1
 """Version of the plan; a folder with a larger one was written by a newer release."""
 NEWEST_OPSET = 17
 """Newest version of the standard operators that this release drives."""
-
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +83,7 @@ class SegmentPlan:
             CheckpointError: a file is missing, damaged, newer, or not the one that was exported.
         """
         path = folder / PLAN_FILE
-        data = read_object(path)
-        check_version(data.get("plan_version"), path, newest=PLAN_VERSION)
-        try:
+        with reading_plan(path, newest=PLAN_VERSION) as data:
             plan = cls(
                 config=ModelConfig.from_dict(data["model"]),
                 precision=data["precision"],
@@ -110,9 +105,6 @@ class SegmentPlan:
                 final_head=str(data["final_head"]),
                 sha256={str(file): str(code) for file, code in data["sha256"].items()},
             )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if type(error) is KeyError else str(error)
-            raise CheckpointError(f"{path} cannot be read ({reason}); export the model again") from None
         plan._check(path)
         check_sha256(folder, plan.sha256, plan=PLAN_FILE)
         return plan
@@ -150,64 +142,3 @@ class SegmentPlan:
         wrong = [problem for problem, holds in problems.items() if holds]
         if wrong:
             raise CheckpointError(f"{path}: {'; '.join(wrong)}; export the model again")
-
-
-def check_sha256(folder: Path, sha256: Mapping[str, str], *, plan: str) -> None:
-    """Whether files are still the ones that were exported.
-
-    Raises:
-        CheckpointError: one is missing or differs from the checksum that the plan, a file's name, has of it.
-    """
-    for file, wanted in sha256.items():
-        path = folder / file
-        try:
-            found = file_sha256(path)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({error.strerror}); copy the whole folder again"
-            ) from None
-        if found != wanted:
-            raise CheckpointError(
-                f"{path} is damaged or not the file that was exported: its checksum is not the one in {plan}"
-                "; copy the whole folder again"
-            )
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_version(version: object, path: Path, *, newest: int) -> None:
-    """Whether this release can read a plan of a version.
-
-    Raises:
-        CheckpointError: it is no version, or newer than the newest known.
-    """
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise CheckpointError(f"{path}: plan_version is {version!r}; it must be a whole number of at least 1")
-    if version > newest:
-        raise CheckpointError(
-            f"{path}: plan_version is {version}, written by a newer release; this one reads up to "
-            f"{newest}: pip install --upgrade magic-pyramid"
-        )
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of an exported folder.
-
-    Raises:
-        CheckpointError: it is missing or no JSON object.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); give a folder that `magic-pyramid export` wrote"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); copy the whole folder again") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}; it must hold an object")
-    return data

@@ -9,7 +9,7 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.graph_interface import GRAPH_FILE, NEVER_LEAVE, GraphInterface
 from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.ort_session import OrtGraph
-from magic_pyramid.engine.segments import Precision
+from magic_pyramid.engine.plan_files import Precision
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -57,11 +57,7 @@ class SingleGraphEngine:
                 f"exit_layers is {setting.exit_layers}; one graph asks all of its heads, after the layers "
                 f"{config.exit_layers}, or none: export it again from a model with these tested_layers"
             )
-        output = EngineOutput(
-            logits=np.zeros((count, config.num_labels), dtype=np.float32),
-            exit_layer=np.zeros(count, dtype=np.int64),
-            num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
-        )
+        output = EngineOutput.empty(count, config)
         threshold = setting.exit_threshold if asked else NEVER_LEAVE
         knobs = {
             "prune_scale": np.array(setting.prune_scale, dtype=np.float32),

@@ -7,7 +7,6 @@ packed again, so that work is removed rather than masked (Magic Pyramid, section
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -49,11 +48,7 @@ class TorchEngine:
     def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
         """Answer every input; rows come back in input order."""
         config = self.model.config
-        output = EngineOutput(
-            logits=np.zeros((len(encoded), config.num_labels), dtype=np.float32),
-            exit_layer=np.zeros(len(encoded), dtype=np.int64),
-            num_tokens=np.zeros((len(encoded), config.backbone.num_hidden_layers + 1), dtype=np.int64),
-        )
+        output = EngineOutput.empty(len(encoded), config)
         for rows in plan_batches(
             encoded.lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size
         ):

@@ -13,14 +13,8 @@ import numpy as np
 from magic_pyramid.checkpoint import write_config
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.exported import exported_for
-from magic_pyramid.engine.segments import (
-    PLAN_FILE,
-    PRECISIONS,
-    Precision,
-    Segment,
-    SegmentPlan,
-    file_sha256,
-)
+from magic_pyramid.engine.plan_files import PRECISIONS, Precision, file_sha256
+from magic_pyramid.engine.segments import PLAN_FILE, Segment, SegmentPlan
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, MissingExtraError, nearest
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import TextEncoder

@@ -8,7 +8,7 @@ import numpy as np
 
 from magic_pyramid.engine.native_engine import NativeEngine
 from magic_pyramid.engine.native_folder import PLAN_FILE, WEIGHTS_FILE, NativePlan, write_weights
-from magic_pyramid.engine.segments import file_sha256
+from magic_pyramid.engine.plan_files import file_sha256
 from magic_pyramid.export.folder import check_precision, new_folder, weights_of, write_common
 from magic_pyramid.layers.relative_bias import bias_by_distance
 from magic_pyramid.model import PyramidModel

@@ -6,7 +6,7 @@ from typing import Any
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.graph_interface import GRAPH_FILE, INTERFACE_FILE, GraphInterface
-from magic_pyramid.engine.segments import file_sha256
+from magic_pyramid.engine.plan_files import file_sha256
 from magic_pyramid.export.folder import (
     check_precision,
     new_folder,

@@ -7,7 +7,7 @@ from typing import Any
 
 from magic_pyramid.checkpoint import CONFIG_FILE, replacing_files, write_config
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine import native_folder, segments
+from magic_pyramid.engine import native_folder, plan_files, segments
 
 _PLANS: Mapping[str, type[segments.SegmentPlan] | type[native_folder.NativePlan]] = {
     segments.PLAN_FILE: segments.SegmentPlan,
@@ -25,7 +25,7 @@ def rewrite_config(folder: Path, config: ModelConfig, *, info: Mapping[str, Any]
     plans = {name: kind.read(folder) for name, kind in _PLANS.items() if (folder / name).is_file()}
     with replacing_files(folder) as staging:
         write_config(staging, config, info=info)
-        checksum = segments.file_sha256(staging / CONFIG_FILE)
+        checksum = plan_files.file_sha256(staging / CONFIG_FILE)
         for name, plan in plans.items():
             changed = replace(plan, config=config, sha256={**plan.sha256, CONFIG_FILE: checksum})
             (staging / name).write_text(changed.to_json(), encoding="utf-8")
