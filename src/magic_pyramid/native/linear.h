@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "pool.h"
@@ -116,9 +117,29 @@ inline Matrix make_matrix(const float* weights, const float* bias, int64_t outpu
     return matrix;
 }
 
+// Weights come from memory once for each batch, and more slowly than a few rows use them. So the first tiles of one panel
+// each ask for a part of the panel behind it, one cache line a step; more at a time would wait for each other. Behind
+// the last panel this asks in vain, which does no harm.
+class Ahead {
+   public:
+    Ahead(const void* panel, int64_t bytes, int64_t steps)
+        : next_(static_cast<const char*>(panel) + bytes), end_(next_ + bytes), part_(steps * LINE) {}
+
+    bool is_done() const { return next_ >= end_; }
+    const char* take_part() { return std::exchange(next_, next_ + part_); }
+    static void fetch(const char* part, int64_t step) { __builtin_prefetch(part + step * LINE, 0, 2); }
+
+   private:
+    static constexpr int64_t LINE = 64;
+    const char* next_;
+    const char* end_;
+    int64_t part_;
+};
+
 // C[rows, V * W] = A[rows, inner] @ B, where B is a panel [inner, V * W].
-template <int ROWS, int V>
-inline void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t inner, float* c, int64_t c_stride) {
+template <int ROWS, int V, bool FETCHES = false>
+inline void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t inner, float* c, int64_t c_stride,
+                          const char* ahead = nullptr) {
     Vec sums[ROWS][V];
     for (int row = 0; row < ROWS; row++) {
         for (int v = 0; v < V; v++) sums[row][v] = splat(0.0f);
@@ -126,6 +147,7 @@ inline void multiply_tile(const float* a, int64_t a_stride, const float* b, int6
     for (int64_t k = 0; k < inner; k++) {
         Vec right[V];
         for (int v = 0; v < V; v++) right[v] = load(b + (k * V + v) * W);
+        if (FETCHES) Ahead::fetch(ahead, k);
         for (int row = 0; row < ROWS; row++) {
             const Vec left = splat(a[row * a_stride + k]);
             for (int v = 0; v < V; v++) sums[row][v] += left * right[v];
@@ -140,6 +162,11 @@ template <int V>
 inline void multiply_rows(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t inner, float* c,
                           int64_t c_stride) {
     int64_t row = 0;
+    Ahead ahead(b, inner * V * W * static_cast<int64_t>(sizeof(float)), inner);
+    for (; row + MR <= rows && !ahead.is_done(); row += MR) {
+        multiply_tile<MR, V, true>(a + row * a_stride, a_stride, b, inner, c + row * c_stride, c_stride,
+                                   ahead.take_part());
+    }
     for (; row + MR <= rows; row += MR) {
         multiply_tile<MR, V>(a + row * a_stride, a_stride, b, inner, c + row * c_stride, c_stride);
     }
@@ -193,9 +220,9 @@ inline void quantize_row(const float* from, int64_t count, int64_t groups, uint8
     for (; i < 4 * groups; i++) to[i] = 0;
 }
 
-template <int ROWS>
+template <int ROWS, bool FETCHES = false>
 inline void multiply_codes_tile(const Codes& codes, int64_t first_row, const Matrix& matrix, int64_t panel, float* c,
-                                int64_t c_stride) {
+                                int64_t c_stride, const char* ahead = nullptr) {
     const int64_t a_stride = 4 * matrix.groups, column = panel * NR;
     const uint8_t* a = codes.bytes.get() + first_row * a_stride;
     const int8_t* b = matrix.codes.get() + panel * matrix.groups * NR * 4;
@@ -206,6 +233,7 @@ inline void multiply_codes_tile(const Codes& codes, int64_t first_row, const Mat
     for (int64_t k = 0; k < matrix.groups; k++) {
         Ints right[NV];
         for (int v = 0; v < NV; v++) right[v] = load_ints(b + (k * NR + v * W) * 4);
+        if (FETCHES) Ahead::fetch(ahead, k);
         for (int row = 0; row < ROWS; row++) {
             int32_t four;
             std::memcpy(&four, a + row * a_stride + 4 * k, sizeof four);
@@ -228,6 +256,11 @@ inline void multiply_codes_tile(const Codes& codes, int64_t first_row, const Mat
 inline void multiply_codes(int64_t rows, const Codes& codes, const Matrix& matrix, int64_t panel, float* c,
                            int64_t c_stride) {
     int64_t row = 0;
+    const int64_t bytes = matrix.groups * NR * 4;
+    Ahead ahead(matrix.codes.get() + panel * bytes, bytes, matrix.groups);
+    for (; row + MR <= rows && !ahead.is_done(); row += MR) {
+        multiply_codes_tile<MR, true>(codes, row, matrix, panel, c + row * c_stride, c_stride, ahead.take_part());
+    }
     for (; row + MR <= rows; row += MR) {
         multiply_codes_tile<MR>(codes, row, matrix, panel, c + row * c_stride, c_stride);
     }
