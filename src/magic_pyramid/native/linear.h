@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
-#include <utility>
+#include <type_traits>
 #include <vector>
 
 #include "pool.h"
@@ -117,29 +117,62 @@ inline Matrix make_matrix(const float* weights, const float* bias, int64_t outpu
     return matrix;
 }
 
+constexpr int64_t LINE = 64;  // Bytes that memory gives at a time.
+
+template <int NUMBER>
+using Number = std::integral_constant<int, NUMBER>;
+
+// Asks for LINES lines of memory, the next ones at each step.
+template <int LINES>
+inline void fetch(const char* from, int64_t step) {
+    for (int line = 0; line < LINES; line++) __builtin_prefetch(from + (step * LINES + line) * LINE, 0, 2);
+}
+
+// Full tiles that together fetch what lies from `ahead` to `end`; gives the rows that they took.
+template <int LINES, class Tile>
+inline int64_t run_fetching(int64_t rows, int64_t steps, const char* ahead, const char* end, const Tile& tile) {
+    int64_t row = 0;
+    for (; row + MR <= rows && ahead < end; row += MR, ahead += steps * LINES * LINE) {
+        tile(Number<MR>(), Number<LINES>(), row, ahead);
+    }
+    return row;
+}
+
+template <int LINES, class Tile>
+inline void run_remainder(int64_t rows, int64_t row, const char* ahead, const Tile& tile) {
+    switch (rows - row) {
+        case 1: return tile(Number<1>(), Number<LINES>(), row, ahead);
+        case 2: return tile(Number<2>(), Number<LINES>(), row, ahead);
+        case 3: return tile(Number<3>(), Number<LINES>(), row, ahead);
+        case 4: return tile(Number<4>(), Number<LINES>(), row, ahead);
+        case 5: return tile(Number<5>(), Number<LINES>(), row, ahead);
+        default: return;
+    }
+}
+
+// All rows of one panel of weights, `steps` long, in tiles: tile(its rows, lines to fetch a step, first row, from where).
+//
 // Weights come from memory once for each batch, and more slowly than a few rows use them. So the first tiles of one panel
-// each ask for a part of the panel behind it, one cache line a step; more at a time would wait for each other. Behind
-// the last panel this asks in vain, which does no harm.
-class Ahead {
-   public:
-    Ahead(const void* panel, int64_t bytes, int64_t steps)
-        : next_(static_cast<const char*>(panel) + bytes), end_(next_ + bytes), part_(steps * LINE) {}
-
-    bool is_done() const { return next_ >= end_; }
-    const char* take_part() { return std::exchange(next_, next_ + part_); }
-    static void fetch(const char* part, int64_t step) { __builtin_prefetch(part + step * LINE, 0, 2); }
-
-   private:
-    static constexpr int64_t LINE = 64;
-    const char* next_;
-    const char* end_;
-    int64_t part_;
-};
+// ask for the panel behind it, one line a step where there are tiles enough; more at a time would wait for each other.
+// Behind the last panel they ask in vain, which does no harm.
+template <class Tile>
+inline void run_tiles(int64_t rows, int64_t steps, const void* panel, const Tile& tile) {
+    constexpr int64_t STEP = NR * 4, LINES = (STEP + LINE - 1) / LINE;
+    const char* ahead = static_cast<const char*>(panel) + steps * STEP;
+    const char* end = ahead + steps * STEP;
+    const int64_t tiles = rows / MR;
+    if (tiles == 0) return run_remainder<LINES>(rows, 0, ahead, tile);
+    int64_t row = tiles >= LINES ? run_fetching<1>(rows, steps, ahead, end, tile)
+                  : tiles == 1   ? run_fetching<LINES>(rows, steps, ahead, end, tile)
+                                 : run_fetching<(LINES + 1) / 2>(rows, steps, ahead, end, tile);
+    for (; row + MR <= rows; row += MR) tile(Number<MR>(), Number<0>(), row, ahead);
+    run_remainder<0>(rows, row, ahead, tile);
+}
 
 // C[rows, V * W] = A[rows, inner] @ B, where B is a panel [inner, V * W].
-template <int ROWS, int V, bool FETCHES = false>
+template <int ROWS, int V, int LINES>
 inline void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t inner, float* c, int64_t c_stride,
-                          const char* ahead = nullptr) {
+                          const char* ahead) {
     Vec sums[ROWS][V];
     for (int row = 0; row < ROWS; row++) {
         for (int v = 0; v < V; v++) sums[row][v] = splat(0.0f);
@@ -147,7 +180,7 @@ inline void multiply_tile(const float* a, int64_t a_stride, const float* b, int6
     for (int64_t k = 0; k < inner; k++) {
         Vec right[V];
         for (int v = 0; v < V; v++) right[v] = load(b + (k * V + v) * W);
-        if (FETCHES) Ahead::fetch(ahead, k);
+        fetch<LINES>(ahead, k);
         for (int row = 0; row < ROWS; row++) {
             const Vec left = splat(a[row * a_stride + k]);
             for (int v = 0; v < V; v++) sums[row][v] += left * right[v];
@@ -161,25 +194,9 @@ inline void multiply_tile(const float* a, int64_t a_stride, const float* b, int6
 template <int V>
 inline void multiply_rows(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t inner, float* c,
                           int64_t c_stride) {
-    int64_t row = 0;
-    Ahead ahead(b, inner * V * W * static_cast<int64_t>(sizeof(float)), inner);
-    for (; row + MR <= rows && !ahead.is_done(); row += MR) {
-        multiply_tile<MR, V, true>(a + row * a_stride, a_stride, b, inner, c + row * c_stride, c_stride,
-                                   ahead.take_part());
-    }
-    for (; row + MR <= rows; row += MR) {
-        multiply_tile<MR, V>(a + row * a_stride, a_stride, b, inner, c + row * c_stride, c_stride);
-    }
-    a += row * a_stride;
-    c += row * c_stride;
-    switch (rows - row) {
-        case 1: return multiply_tile<1, V>(a, a_stride, b, inner, c, c_stride);
-        case 2: return multiply_tile<2, V>(a, a_stride, b, inner, c, c_stride);
-        case 3: return multiply_tile<3, V>(a, a_stride, b, inner, c, c_stride);
-        case 4: return multiply_tile<4, V>(a, a_stride, b, inner, c, c_stride);
-        case 5: return multiply_tile<5, V>(a, a_stride, b, inner, c, c_stride);
-        default: return;
-    }
+    run_tiles(rows, inner, b, [&](auto size, auto lines, int64_t row, const char* ahead) {
+        multiply_tile<size, V, lines>(a + row * a_stride, a_stride, b, inner, c + row * c_stride, c_stride, ahead);
+    });
 }
 
 // Activations in 8 bits: each row has a scale, and the code that stands for 0.
@@ -220,9 +237,9 @@ inline void quantize_row(const float* from, int64_t count, int64_t groups, uint8
     for (; i < 4 * groups; i++) to[i] = 0;
 }
 
-template <int ROWS, bool FETCHES = false>
+template <int ROWS, int LINES>
 inline void multiply_codes_tile(const Codes& codes, int64_t first_row, const Matrix& matrix, int64_t panel, float* c,
-                                int64_t c_stride, const char* ahead = nullptr) {
+                                int64_t c_stride, const char* ahead) {
     const int64_t a_stride = 4 * matrix.groups, column = panel * NR;
     const uint8_t* a = codes.bytes.get() + first_row * a_stride;
     const int8_t* b = matrix.codes.get() + panel * matrix.groups * NR * 4;
@@ -233,7 +250,7 @@ inline void multiply_codes_tile(const Codes& codes, int64_t first_row, const Mat
     for (int64_t k = 0; k < matrix.groups; k++) {
         Ints right[NV];
         for (int v = 0; v < NV; v++) right[v] = load_ints(b + (k * NR + v * W) * 4);
-        if (FETCHES) Ahead::fetch(ahead, k);
+        fetch<LINES>(ahead, k);
         for (int row = 0; row < ROWS; row++) {
             int32_t four;
             std::memcpy(&four, a + row * a_stride + 4 * k, sizeof four);
@@ -255,24 +272,10 @@ inline void multiply_codes_tile(const Codes& codes, int64_t first_row, const Mat
 
 inline void multiply_codes(int64_t rows, const Codes& codes, const Matrix& matrix, int64_t panel, float* c,
                            int64_t c_stride) {
-    int64_t row = 0;
-    const int64_t bytes = matrix.groups * NR * 4;
-    Ahead ahead(matrix.codes.get() + panel * bytes, bytes, matrix.groups);
-    for (; row + MR <= rows && !ahead.is_done(); row += MR) {
-        multiply_codes_tile<MR, true>(codes, row, matrix, panel, c + row * c_stride, c_stride, ahead.take_part());
-    }
-    for (; row + MR <= rows; row += MR) {
-        multiply_codes_tile<MR>(codes, row, matrix, panel, c + row * c_stride, c_stride);
-    }
-    c += row * c_stride;
-    switch (rows - row) {
-        case 1: return multiply_codes_tile<1>(codes, row, matrix, panel, c, c_stride);
-        case 2: return multiply_codes_tile<2>(codes, row, matrix, panel, c, c_stride);
-        case 3: return multiply_codes_tile<3>(codes, row, matrix, panel, c, c_stride);
-        case 4: return multiply_codes_tile<4>(codes, row, matrix, panel, c, c_stride);
-        case 5: return multiply_codes_tile<5>(codes, row, matrix, panel, c, c_stride);
-        default: return;
-    }
+    const int8_t* weights = matrix.codes.get() + panel * matrix.groups * NR * 4;
+    run_tiles(rows, matrix.groups, weights, [&](auto size, auto lines, int64_t row, const char* ahead) {
+        multiply_codes_tile<size, lines>(codes, row, matrix, panel, c + row * c_stride, c_stride, ahead);
+    });
 }
 
 enum class Activation { NONE, GELU, GELU_TANH, RELU, SILU, TANH };
