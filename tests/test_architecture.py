@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 ROWS = (
     ("errors",),
-    ("activations", "config", "native"),
+    ("activations", "config", "native", "saved_tokenizer"),
     ("packing", "linear", "tokenization", "data", "backbones", "metrics"),
     ("layers", "pruning", "exiting", "cost", "planning"),
     ("presets", "model"),

@@ -1,11 +1,13 @@
 import io
 
 import pytest
+from matplotlib.image import imread
 from rich.console import Console
 
 from magic_pyramid.errors import InputError
 from magic_pyramid.report.bench_plot import draw_bench
 from magic_pyramid.report.bench_table import bench_markdown, bench_renderable, contender_rows
+from magic_pyramid.report.growth_plot import draw_growth
 from test_bench import result_of
 
 
@@ -47,3 +49,21 @@ def test_a_run_without_contenders_has_no_plot_but_its_reasons(tmp_path):
     with pytest.raises(InputError, match="no contender was measured"):
         draw_bench(empty, tmp_path / "bench.png")
     assert "skipped absent: not installed" in bench_markdown(empty)
+
+
+def test_growth_is_drawn_for_every_number_of_threads(tmp_path):
+    throughput = {"16": 100.0, "64": 20.0, "256": 4.0}
+    rows = [
+        {"name": name, "threads": threads, "throughput": throughput}
+        for name in ("magic_pyramid_x", "slow")
+        for threads in (1, 2)
+    ]
+    one = draw_growth({**result_of(), "growth": rows[:1]}, tmp_path / "one.png")
+    two = draw_growth({**result_of(), "growth": rows}, tmp_path / "two.png")
+    assert one.read_bytes().startswith(b"\x89PNG")
+    assert imread(two).shape[1] == 2 * imread(one).shape[1]
+
+
+def test_without_lengths_there_is_no_growth_to_draw(tmp_path):
+    with pytest.raises(InputError, match="no lengths were measured"):
+        draw_growth({**result_of(), "growth": []}, tmp_path / "growth.png")

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
+from magic_pyramid.saved_tokenizer import SavedTokenizer
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "quiet", "lovely", "film", "##s", "bad"]
@@ -116,6 +117,32 @@ def test_saved_and_read_again_gives_the_same_ids_and_no_stored_truncation(encode
     encoder.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"] is None
     assert TextEncoder.from_pretrained(tmp_path).encode(["a quiet film"], max_length=4) == before
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_saved_tokenizer_does_the_same_without_transformers(tokenizer, side, tmp_path):
+    tokenizer.truncation_side = side
+    encoder, texts = TextEncoder(tokenizer), ["a quiet lovely films", ("a film", "bad bad film")]
+    encoder.save_pretrained(tmp_path)
+    light = TextEncoder.from_export(tmp_path)
+    assert isinstance(light._tokenizer, SavedTokenizer)
+    for max_length in (5, 16):
+        assert light.encode(texts, max_length=max_length) == encoder.encode(texts, max_length=max_length)
+    assert (light.pad_token_id, light.sep_token_id) == (encoder.pad_token_id, encoder.sep_token_id)
+    assert light.vocab_size == encoder.vocab_size
+    assert light.tokens([2, 4, 3]) == encoder.tokens([2, 4, 3])
+    light.save_pretrained(tmp_path / "again")
+    again = TextEncoder.from_pretrained(tmp_path / "again")
+    assert again.encode(texts, max_length=5) == encoder.encode(texts, max_length=5)
+
+
+def test_a_tokenizer_that_was_not_exported_says_what_it_lacks(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config.pop("truncation_side", None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json has no '\w+'; export the model again"):
+        TextEncoder.from_export(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ("a",), ("a", None), ["a", "b"], "\ud800"], ids=repr)

@@ -97,7 +97,7 @@ class Classifier:
                     f"{source} was exported for the engine {made_for!r}, and {engine!r} does not run it; "
                     "load the folder it came from"
                 )
-            exported, encoder = open_exported(source), TextEncoder.from_pretrained(source)
+            exported, encoder = open_exported(source), TextEncoder.from_export(source)
             return cls(exported, encoder, info=read_info(Path(source)))
         if engine == "native" and device != "cpu":
             raise ConfigError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
+from magic_pyramid.saved_tokenizer import SavedTokenizer, complete_config
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,7 +49,7 @@ class EncodedTexts:
 class TextEncoder:
     """A Hugging Face fast tokenizer, used the same way from any number of threads."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast | SavedTokenizer") -> None:
         """Wrap a fast tokenizer; it is not changed."""
         self._tokenizer = tokenizer
         self._has_token_types = "token_type_ids" in tokenizer.model_input_names
@@ -69,9 +70,24 @@ class TextEncoder:
             raise CheckpointError(f"{folder} is not a folder; give a model folder or a model name on the hub")
         return cls(_load(str(path_or_name)))
 
+    @classmethod
+    def from_export(cls, folder: str | Path) -> Self:
+        """Read the tokenizer of a folder that ``save_pretrained`` wrote; needs no transformers.
+
+        Raises:
+            CheckpointError: there is no tokenizer, or it cannot be read.
+        """
+        _check_files(Path(folder))
+        return cls(SavedTokenizer.from_folder(Path(folder)))
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer files into a folder."""
         self._tokenizer.save_pretrained(str(folder))
+        complete_config(
+            Path(folder),
+            model_input_names=self._tokenizer.model_input_names,
+            truncation_side=self._tokenizer.truncation_side,
+        )
 
     @property
     def pad_token_id(self) -> int:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli_models import CONFIG, REVIEWS, command_line, numbered_rows, save_tiny, write_rows
-from magic_pyramid.cli.shell import CLOSED_PIPE
+from magic_pyramid.cli.shell import CLOSED_PIPE, INTERRUPTED
 
 SOURCE = Path(__file__).parents[2] / "src"
 EVALUATION_KEYS = {
@@ -295,6 +296,16 @@ def test_rows_flow_from_standard_input_to_standard_output(model):
     assert second["error"].startswith("line 2: ")
     assert err.decode().splitlines()[0].startswith("standard input, line 2: ")
     assert len(err.decode().splitlines()) == 2
+
+
+def test_a_row_is_answered_at_once_and_ctrl_c_ends_the_wait_for_the_next(model):
+    with process("predict", model, "--chunk-rows", "1", stdin=subprocess.PIPE) as child:
+        child.stdin.write(b'{"text": "a lovely film"}\n')
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline())["label"] in CONFIG.labels
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=120) == INTERRUPTED
+        assert child.stderr.read().decode().splitlines() == ["interrupted"]
 
 
 def test_a_reader_that_leaves_causes_no_traceback(model, tmp_path):

@@ -26,7 +26,7 @@ from magic_pyramid.errors import ConfigError, InputError
 EXAMPLES = (
     "magic-pyramid bench demo --max-rows 100",
     "magic-pyramid bench runs/reviews --data reviews/ --threads 1,2 --markdown bench.md --plot bench.png",
-    "magic-pyramid bench demo --only magic_pyramid_onnx,onnxruntime --lengths 16,64,256 --json",
+    "magic-pyramid bench demo --only magic_pyramid_native,openvino --lengths 16,64,256 --growth-plot g.png",
 )
 """Shown by ``--help``."""
 
@@ -66,6 +66,9 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw accuracy and latency of all of them, as PNG.")
     ] = None,
+    growth_plot: Annotated[
+        Path | None, typer.Option("--growth-plot", help="Draw time over the --lengths, as PNG.")
+    ] = None,
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -88,8 +91,10 @@ def bench(
         only=tuple(name.strip() for name in only.split(",")) if only else (),
         seed=seed,
     )
-    check_target(markdown)
-    check_target(plot)
+    if growth_plot is not None and not options.lengths:
+        raise ConfigError("--growth-plot draws time over lengths; give --lengths 16,64,256 too")
+    for target in (markdown, plot, growth_plot):
+        check_target(target)
     conditions = read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
     if data is None and model != DEMO:
@@ -110,7 +115,7 @@ def bench(
     result = plain(result)
     if as_json:
         print_json(result)
-    _write(result, markdown=markdown, plot=plot, to_screen=not as_json)
+    _write(result, markdown=markdown, plot=plot, growth_plot=growth_plot, to_screen=not as_json)
 
 
 def _examples(
@@ -131,7 +136,14 @@ def _examples(
     return list(examples)
 
 
-def _write(result: dict[str, Any], *, markdown: Path | None, plot: Path | None, to_screen: bool) -> None:
+def _write(
+    result: dict[str, Any],
+    *,
+    markdown: Path | None,
+    plot: Path | None,
+    growth_plot: Path | None,
+    to_screen: bool,
+) -> None:
     from magic_pyramid.report.bench_table import bench_markdown, bench_renderable
 
     if to_screen:
@@ -142,6 +154,10 @@ def _write(result: dict[str, Any], *, markdown: Path | None, plot: Path | None, 
         from magic_pyramid.report.bench_plot import draw_bench
 
         draw_bench(result, plot)
+    if growth_plot is not None:
+        from magic_pyramid.report.growth_plot import draw_growth
+
+        draw_growth(result, growth_plot)
 
 
 def read_counts(text: str, *, option: str) -> tuple[int, ...]:
