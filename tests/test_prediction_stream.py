@@ -1,5 +1,3 @@
-from threading import Event
-
 import numpy as np
 import pytest
 
@@ -8,32 +6,26 @@ from magic_pyramid.data import Example, Row
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.prediction_stream import ANSWER_FIELDS, StreamTotals, answer_rows, kept_fields
 from magic_pyramid.predictions import Predictions
-from magic_pyramid.tokenization import EncodedTexts
-
-
-def encode(texts):
-    """A token a character; "bad" cannot be used."""
-    wrong = [place for place, text in enumerate(texts) if text == "bad"]
-    if wrong:
-        raise InputError(f"input {wrong[0]} (counted from 0): the tokenizer finds no token in it")
-    return EncodedTexts([[1] * len(text) for text in texts], [[0] * len(text) for text in texts])
 
 
 class Answers:
-    """Stands for an engine: the label tells the length of the text."""
+    """Stands for a classifier: the label tells the length of the text; "bad" cannot be used."""
 
     def __init__(self):
         self.sizes = []
 
-    def __call__(self, encoded):
-        self.sizes.append(len(encoded))
-        probabilities = np.array([[0.25, 0.75] if length > 3 else [0.9, 0.1] for length in encoded.lengths])
+    def __call__(self, texts):
+        self.sizes.append(len(texts))
+        wrong = [place for place, text in enumerate(texts) if text == "bad"]
+        if wrong:
+            raise InputError(f"input {wrong[0]} (counted from 0): the tokenizer finds no token in it")
+        probabilities = np.array([[0.25, 0.75] if len(text) > 3 else [0.9, 0.1] for text in texts])
         return Predictions(
             labels=[CONFIG.labels[i] for i in probabilities.argmax(1)],
             probabilities=probabilities,
-            exit_layer=np.zeros(len(encoded), dtype=np.int64),
-            num_tokens=np.array([[length, 2, 0] for length in encoded.lengths], dtype=np.int64),
-            gflops=np.full(len(encoded), 1.23456789e-3),
+            exit_layer=np.zeros(len(texts), dtype=np.int64),
+            num_tokens=np.array([[len(text), 2, 0] for text in texts], dtype=np.int64).reshape(-1, 3),
+            gflops=np.full(len(texts), 1.23456789e-3),
         )
 
 
@@ -46,8 +38,7 @@ def broken(line):
 
 
 def answered(rows, **options):
-    chunks = answer_rows(rows, encode, Answers(), config=CONFIG, **options)
-    return [answered_row for chunk in chunks for answered_row in chunk]
+    return [answer for chunk in answer_rows(rows, Answers(), config=CONFIG, **options) for answer in chunk]
 
 
 def test_a_row_keeps_its_columns_and_gains_the_answer():
@@ -87,19 +78,19 @@ def test_a_text_that_cannot_be_used_does_not_spoil_its_chunk(place):
 
 
 def test_rows_are_answered_in_chunks_and_in_order():
-    answer = Answers()
-    chunks = list(answer_rows(map(row, range(7)), encode, answer, config=CONFIG, chunk_rows=3))
-    assert [[one.row.line for one in chunk] for chunk in chunks] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert answer.sizes == [3, 3, 1]
+    predict = Answers()
+    chunks = list(answer_rows(map(row, range(7)), predict, config=CONFIG, chunk_rows=3))
+    assert [[answer.row.line for answer in chunk] for chunk in chunks] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert predict.sizes == [3, 3, 1]
 
 
 def test_long_texts_make_small_chunks():
-    answer = Answers()
-    list(answer_rows([row(line, "x" * 900_000) for line in range(6)], encode, answer, config=CONFIG))
-    assert answer.sizes == [3, 3]
+    predict = Answers()
+    list(answer_rows([row(line, "x" * 900_000) for line in range(6)], predict, config=CONFIG))
+    assert predict.sizes == [3, 3]
 
 
-def test_at_most_one_chunk_is_read_ahead():
+def test_no_more_rows_are_read_than_are_answered_together():
     taken = []
 
     def rows():
@@ -107,40 +98,8 @@ def test_at_most_one_chunk_is_read_ahead():
             taken.append(line)
             yield row(line)
 
-    chunks = answer_rows(rows(), encode, Answers(), config=CONFIG, chunk_rows=5)
-    next(chunks)
-    next(chunks)
-    assert len(taken) <= 15
-
-
-def test_the_next_chunk_is_tokenised_while_the_engine_runs():
-    second_is_tokenised = Event()
-
-    def notice(texts):
-        if texts == ["second"]:
-            second_is_tokenised.set()
-        return encode(texts)
-
-    def answer(encoded):
-        assert second_is_tokenised.wait(timeout=60)
-        return Answers()(encoded)
-
-    chunks = answer_rows([row(1, "first"), row(2, "second")], notice, answer, config=CONFIG, chunk_rows=1)
-    assert [chunk[0].row.line for chunk in chunks] == [1, 2]
-
-
-def test_a_row_is_answered_before_the_next_one_arrives():
-    answered_first = Event()
-
-    def rows():
-        yield row(1)
-        assert answered_first.wait(timeout=60)
-        yield row(2)
-
-    chunks = answer_rows(rows(), encode, Answers(), config=CONFIG, chunk_rows=1)
-    assert next(chunks)[0].answer
-    answered_first.set()
-    assert next(chunks)[0].answer
+    next(answer_rows(rows(), Answers(), config=CONFIG, chunk_rows=5))
+    assert len(taken) == 5
 
 
 def test_no_rows_give_no_chunks():
@@ -152,7 +111,7 @@ def test_what_came_before_a_damaged_end_is_answered():
         yield row(1)
         raise InputError("not a whole Parquet file")
 
-    chunks = answer_rows(rows(), encode, Answers(), config=CONFIG)
+    chunks = answer_rows(rows(), Answers(), config=CONFIG)
     assert len(next(chunks)) == 1
     with pytest.raises(InputError, match="not a whole Parquet file"):
         next(chunks)
@@ -160,7 +119,7 @@ def test_what_came_before_a_damaged_end_is_answered():
 
 def test_a_chunk_needs_a_row():
     with pytest.raises(ConfigError, match="chunk_rows is 0; it must be at least 1"):
-        next(answer_rows([row(1)], encode, Answers(), config=CONFIG, chunk_rows=0))
+        next(answer_rows([row(1)], Answers(), config=CONFIG, chunk_rows=0))
 
 
 def test_totals_are_sums_over_the_rows():
@@ -180,7 +139,7 @@ def test_a_regression_gives_a_rounded_number():
         num_tokens=np.array([[4, 4, 4]]),
         gflops=np.array([0.0]),
     )
-    ((answer,),) = answer_rows([row(1)], encode, lambda encoded: output, config=config)
+    ((answer,),) = answer_rows([row(1)], lambda texts: output, config=config)
     assert answer.answer["label"] == answer.answer["score"] == 3.14159
     assert answer.answer["probabilities"] == {"stars": 3.14159}
     assert answer.answer["gflops"] == 0.0

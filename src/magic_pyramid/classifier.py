@@ -194,34 +194,12 @@ class Classifier:
             InputError: something is not a text, or holds no token.
             ConfigError: a knob is out of range.
         """
-        if isinstance(texts, str):
-            raise InputError("predict got one string; it wants a list of texts: predict([text])")
-        return self.answer(
-            self.encode(list(texts)),
-            exit_threshold=exit_threshold,
-            prune_scale=prune_scale,
-            exit_layers=exit_layers,
-            batch_size=batch_size,
-        )
-
-    def answer(
-        self,
-        encoded: EncodedTexts,
-        *,
-        exit_threshold: float | Calibrated | None = CALIBRATED,
-        prune_scale: float | Calibrated = CALIBRATED,
-        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
-        batch_size: int | None = None,
-    ) -> Predictions:
-        """``predict`` for texts that ``encode`` has tokenised, so that another thread may do that.
-
-        Raises:
-            ConfigError: a knob is out of range.
-        """
         setting = self.setting(
             exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
         )
-        output = self.engine.run(encoded, setting=setting, batch_size=batch_size)
+        if isinstance(texts, str):
+            raise InputError("predict got one string; it wants a list of texts: predict([text])")
+        output = self.engine.run(self.encode(list(texts)), setting=setting, batch_size=batch_size)
         return predictions_of(self.config, output, setting)
 
     def explain(

@@ -1,20 +1,15 @@
-"""Answer any number of rows with constant memory: good rows get an answer, bad ones an error.
-
-While one chunk of rows is in the engine, the next one is read and tokenised in another thread.
-"""
+"""Answer any number of rows with constant memory: good rows get an answer, bad ones an error."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Row
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.predictions import Predictions
-from magic_pyramid.tokenization import EncodedTexts, Text
+from magic_pyramid.tokenization import Text
 
 ANSWER_FIELDS = (
     "label",
@@ -40,11 +35,8 @@ CHUNK_CHARACTERS = 2_000_000
 _DIGITS = 6
 _ALONE = "input 0 (counted from 0): "
 
-Item = TypeVar("Item")
-Encode = Callable[[list[Text]], EncodedTexts]
-"""Token ids of texts, in their order; raises InputError when any of them cannot be used."""
-Answer = Callable[[EncodedTexts], Predictions]
-"""The answers to tokenised texts, in their order."""
+Predict = Callable[[Sequence[Text]], Predictions]
+"""Answers texts in their order; raises InputError when any of them cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,21 +86,9 @@ class StreamTotals:
 
 
 def answer_rows(
-    rows: Iterable[Row],
-    encode: Encode,
-    answer: Answer,
-    *,
-    config: ModelConfig,
-    chunk_rows: int = CHUNK_ROWS,
+    rows: Iterable[Row], predict: Predict, *, config: ModelConfig, chunk_rows: int = CHUNK_ROWS
 ) -> Iterator[list[AnsweredRow]]:
-    """Answer rows in chunks, each in the order of the input; at most two chunks are in memory.
-
-    Args:
-        rows: the input; read in another thread.
-        encode: tokenises; called in another thread.
-        answer: the engine.
-        config: of the model.
-        chunk_rows: rows that are answered together, at least 1.
+    """Answer rows in chunks, each in the order of the input; at most one chunk is in memory.
 
     Raises:
         ConfigError: ``chunk_rows`` is not positive.
@@ -116,8 +96,13 @@ def answer_rows(
     """
     if chunk_rows < 1:
         raise ConfigError(f"chunk_rows is {chunk_rows}; it must be at least 1")
-    for chunk in _ahead(_encode(chunk, encode) for chunk in _chunks(rows, chunk_rows)):
-        yield list(_answered(chunk, answer, config))
+    for chunk in _chunks(rows, chunk_rows):
+        good = [place for place, row in enumerate(chunk) if row.example is not None]
+        answers = dict(zip(good, _answer(predict, [chunk[place] for place in good], config), strict=True))
+        yield [
+            answers.get(place, AnsweredRow(row=row, answer=None, error=row.error))
+            for place, row in enumerate(chunk)
+        ]
 
 
 def kept_fields(row: Row) -> dict[str, Any]:
@@ -152,70 +137,21 @@ def _chunks(rows: Iterable[Row], chunk_rows: int) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made in another thread while the one before it is used."""
-    coming = _start(items)
-    while (item := coming.result()) is not None:
-        coming = _start(items)
-        yield item
-
-
-def _start(items: Iterator[Item]) -> "Future[Item | None]":
-    future: Future[Item | None] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(next(items, None))
-        except BaseException as error:
-            future.set_exception(error)
-
-    # A daemon, so that Ctrl-C need not wait for the rest of a line on standard input.
-    Thread(target=work, daemon=True).start()
-    return future
-
-
-@dataclass(frozen=True, slots=True)
-class _EncodedChunk:
-    rows: list[Row]
-    errors: dict[int, str]
-    """By place in the chunk."""
-    encoded: EncodedTexts
-    """The texts of the other rows."""
-
-
-def _encode(rows: list[Row], encode: Encode) -> _EncodedChunk:
-    errors = {place: row.error or "" for place, row in enumerate(rows) if row.example is None}
-    good = [place for place in range(len(rows)) if place not in errors]
-    texts = [row.example.inputs for row in rows if row.example is not None]
-    encoded, unusable = _encode_usable(texts, encode)
-    return _EncodedChunk(rows, errors | {good[place]: error for place, error in unusable.items()}, encoded)
-
-
-def _encode_usable(texts: list[Text], encode: Encode) -> tuple[EncodedTexts, dict[int, str]]:
-    """Token ids of the texts that have some, and what is wrong with the others; halving finds them."""
-    if not texts:
-        return EncodedTexts([], []), {}
+def _answer(predict: Predict, rows: Sequence[Row], config: ModelConfig) -> list[AnsweredRow]:
+    """Answers of readable rows; where a text cannot be used, halving finds it."""
+    if not rows:
+        return []
     try:
-        return encode(texts), {}
+        predictions = predict([row.example.inputs for row in rows if row.example is not None])
     except InputError as error:
-        if len(texts) == 1:
-            return EncodedTexts([], []), {0: str(error).removeprefix(_ALONE)}
-    middle = len(texts) // 2
-    first, first_errors = _encode_usable(texts[:middle], encode)
-    second, second_errors = _encode_usable(texts[middle:], encode)
-    encoded = EncodedTexts(first.token_ids + second.token_ids, first.token_type_ids + second.token_type_ids)
-    return encoded, first_errors | {middle + place: error for place, error in second_errors.items()}
-
-
-def _answered(chunk: _EncodedChunk, answer: Answer, config: ModelConfig) -> Iterator[AnsweredRow]:
-    predictions = answer(chunk.encoded) if len(chunk.encoded) else None
-    places = iter(range(len(chunk.encoded)))
-    for place, row in enumerate(chunk.rows):
-        if place in chunk.errors:
-            yield AnsweredRow(row=row, answer=None, error=chunk.errors[place])
-        else:
-            assert predictions is not None
-            yield AnsweredRow(row=row, answer=_receipt(predictions, next(places), config), error=None)
+        if len(rows) == 1:
+            return [AnsweredRow(row=rows[0], answer=None, error=str(error).removeprefix(_ALONE))]
+        middle = len(rows) // 2
+        return _answer(predict, rows[:middle], config) + _answer(predict, rows[middle:], config)
+    return [
+        AnsweredRow(row=row, answer=_receipt(predictions, place, config), error=None)
+        for place, row in enumerate(rows)
+    ]
 
 
 def _receipt(predictions: Predictions, place: int, config: ModelConfig) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -124,25 +123,24 @@ def predict(
     given, size = knobs(exit_threshold, prune_scale), read_batch_size(batch_size)
     rows = job.rows()
     from magic_pyramid.classifier import Classifier, use_threads
-    from magic_pyramid.prediction_stream import answer_rows
 
     if threads is not None:
         use_threads(threads)
     classifier = Classifier.from_pretrained(model, device=choose_device(device))
-    config = classifier.config
-    chunks = answer_rows(
-        rows,
-        classifier.encode,
-        partial(classifier.answer, batch_size=size, **given),
-        config=config,
-        chunk_rows=chunk_rows,
-    )
+    answer = _answering(classifier, batch_size=size, knobs=given)
     if job.source is None and job.target is None and target_format is None and not as_json:
-        num_bad = show_answers(job, chunks, config)
+        num_bad = show_answers(job, rows, answer, classifier.config)
     else:
-        num_bad = stream_answers(job, rows, chunks, config)
+        num_bad = stream_answers(job, rows, answer, classifier.config, chunk_rows=chunk_rows)
     if num_bad:
         raise typer.Exit(_BAD_ROWS)
+
+
+def _answering(classifier: Any, *, batch_size: int | None, knobs: dict[str, Any]) -> Callable[[Any], Any]:
+    def answer(texts: Any) -> Any:
+        return classifier.predict(texts, batch_size=batch_size, **knobs)
+
+    return answer
 
 
 def plan_job(
@@ -215,11 +213,13 @@ def _text_row(line: int, text: str, pair: str | None) -> Row:
     return Row(line=line, example=Example(text=text, text_pair=pair), raw=raw)
 
 
-def stream_answers(job: Job, rows: Iterator[Row], chunks: Iterator[list[Any]], config: Any) -> int:
-    """Write the answers to the rows; give the number of bad ones, earlier runs included."""
+def stream_answers(
+    job: Job, rows: Iterator[Row], answer: Callable[[Any], Any], config: Any, *, chunk_rows: int
+) -> int:
+    """Answer every row and write it; give the number of bad ones, earlier runs included."""
     from magic_pyramid.cli.resuming import NOTHING, finished_rows
     from magic_pyramid.cli.row_files import TableRows, row_writer
-    from magic_pyramid.prediction_stream import StreamTotals
+    from magic_pyramid.prediction_stream import StreamTotals, answer_rows
 
     done = NOTHING
     if job.resume and job.target is not None:
@@ -229,7 +229,7 @@ def stream_answers(job: Job, rows: Iterator[Row], chunks: Iterator[list[Any]], c
     with _target(job.target, keep_bytes=done.num_bytes) as stream:
         writer = row_writer(stream, job.target_format, header=done.header)
         try:
-            for chunk in chunks:
+            for chunk in answer_rows(rows, answer, config=config, chunk_rows=chunk_rows):
                 writer.write([row.fields() for row in chunk])
                 totals.add(chunk)
                 _report_bad(job, chunk)
@@ -277,13 +277,15 @@ def _summary(totals: Any, bad_before: int, *, seconds: float, config: Any) -> st
     return "; ".join(parts)
 
 
-def show_answers(job: Job, chunks: Iterator[list[Any]], config: Any) -> int:
+def show_answers(job: Job, rows: Iterator[Row], answer: Callable[[Any], Any], config: Any) -> int:
     """Print the answers to the texts of the command line as a table; give the number of bad ones."""
+    from magic_pyramid.prediction_stream import answer_rows
+
     table = Table(box=None, pad_edge=False, header_style="bright_black")
     for heading in ("text", "label", "score", "layers", "tokens", "GFLOPs"):
         table.add_column(heading, justify="left" if heading in ("text", "label") else "right")
     num_bad = 0
-    for chunk in chunks:
+    for chunk in answer_rows(rows, answer, config=config):
         _report_bad(job, chunk)
         for row in chunk:
             if row.answer is None:
