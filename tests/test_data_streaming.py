@@ -124,7 +124,7 @@ def test_broken_utf8_in_parquet_is_one_bad_row(tmp_path):
 
 def test_standard_input_is_json_lines_unless_said(monkeypatch):
     class Standard:
-        buffer = io.BufferedReader(io.BytesIO(gzip.compress(b'{"text": "a"}\n')))
+        buffer = io.BytesIO(gzip.compress(b'{"text": "a"}\n'))
 
     monkeypatch.setattr(sys, "stdin", Standard)
     assert [row.example.text for row in iter_rows("-")] == ["a"]

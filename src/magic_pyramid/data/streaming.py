@@ -1,11 +1,10 @@
 """Rows of a file or of standard input, one at a time, for prediction."""
 
-import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from magic_pyramid.data.examples import Columns, Example, TextColumns, find_columns, read_example
 from magic_pyramid.data.records import Record, check_format, format_of, open_bytes, read_records
@@ -48,14 +47,8 @@ def iter_rows(
         if not opened.is_file():
             raise InputError(f"{source} is not a file; give a file, or - for standard input")
         return _rows(opened, used_format, columns or Columns(), name)
-    stream = _standard_input() if isinstance(source, str | Path) else source
+    stream = sys.stdin.buffer if isinstance(source, str | Path) else source
     return _rows(stream, used_format, columns or Columns(), "standard input")
-
-
-def _standard_input() -> BinaryIO:
-    # The interpreter needs the lock of sys.stdin's own buffer when it ends, and a thread that waits for a
-    # line would hold it; so it gets the file below, and makes its own buffer.
-    return cast("BinaryIO", cast("io.BufferedReader", sys.stdin.buffer).raw)
 
 
 def _rows(source: Path | BinaryIO, format: str, columns: Columns, name: str) -> Iterator[Row]:
