@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 ROWS = (
     ("errors",),
     ("activations", "config", "native"),
-    ("packing", "linear", "tokenization", "data", "backbones", "metrics"),
+    ("packing", "linear", "tokenization", "data", "backbones", "metrics", "exit_thresholds"),
     ("layers", "pruning", "exiting", "cost", "planning"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),

@@ -13,7 +13,7 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
-from magic_pyramid.engine.interface import Engine, Setting, default_setting, layers_tested
+from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting, default_setting, layers_tested
 from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
@@ -120,6 +120,17 @@ class Classifier:
         if self._engine is None:
             self._engine = self._make_engine(self.model)
         return self._engine
+
+    @property
+    def all_heads_engine(self) -> AsksAllHeads:
+        """The engine, where it can say what every head would answer.
+
+        Raises:
+            InputError: this is an export to ONNX.
+        """
+        if not isinstance(self.engine, AsksAllHeads):
+            raise InputError("an export to ONNX cannot ask all its heads; use the folder it came from")
+        return self.engine
 
     @property
     def model(self) -> PyramidModel:
@@ -278,7 +289,7 @@ class Classifier:
         """
         labels = _labels(examples)
         encoded = self.encode([example.inputs for example in examples])
-        found = calibrate(self.model, encoded, labels, max_drop=max_drop)
+        found = calibrate(self.all_heads_engine, self.config, encoded, labels, max_drop=max_drop)
         exits, prune = self.config.exit, self.config.prune
         self.model.configure(
             self.config.replace(

@@ -18,7 +18,7 @@ from magic_pyramid.engine.single_engine import SingleGraphEngine
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.planning import CostTable, ExitPlan, ExitStatistics, plan_exits
-from magic_pyramid.sweep import answer_all_heads, exit_statistics
+from magic_pyramid.sweep import exit_statistics
 from magic_pyramid.tuning.costs import BUDGET_S, measure_costs
 from magic_pyramid.tuning.folder import rewrite_config
 
@@ -186,7 +186,7 @@ def _observed_statistics(
             "or calibrate the model again"
         )
     encoded = classifier.encode([example.inputs for example in examples])
-    answers = answer_all_heads(classifier.model, encoded, scale=setting.prune_scale)
+    answers = classifier.all_heads_engine.answer_all_heads(encoded, scale=setting.prune_scale)
     return exit_statistics(classifier.config, answers, setting)
 
 
