@@ -12,13 +12,9 @@ from magic_pyramid.engine.interface import AllAnswers, AsksAllHeads, Setting
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.metrics import Label, quality
 from magic_pyramid.planning import ExitStatistics
-from magic_pyramid.sweep import exit_statistics, simulate
+from magic_pyramid.sweep import PRUNE_SCALES, exit_statistics, simulate, thresholds_of
 from magic_pyramid.tokenization import EncodedTexts
 
-EXIT_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, *(round(0.05 * step, 2) for step in range(2, 20)))
-"""Candidates, safest first."""
-PRUNE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-"""Candidate multipliers of the token thresholds, safest first."""
 MAX_ROWS = 1000
 """Texts looked at; of a larger set, this many at even distances."""
 
@@ -45,9 +41,9 @@ class Calibration:
     """What every head would have done; None where exits are off or count heads in a row."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Plain JSON data; an empirical choice promises nothing for other texts."""
         statistics = self.exit_statistics
-        return {**asdict(self), "exit_statistics": statistics and statistics.to_dict()}
+        return {"kind": "empirical", **asdict(self), "exit_statistics": statistics and statistics.to_dict()}
 
 
 def calibrate(
@@ -90,7 +86,7 @@ def calibrate(
     for scale in PRUNE_SCALES if config.prune else (1.0,):
         is_dense = scale == 0.0 or not config.prune
         cached = dense if is_dense else engine.answer_all_heads(encoded, scale=scale)
-        for threshold in _thresholds(config):
+        for threshold in thresholds_of(config):
             setting = Setting(prune_scale=scale, exit_threshold=threshold)
             output, flops = simulate(config, cached, setting)
             found = Calibration(
@@ -117,10 +113,3 @@ def _statistics(config: ModelConfig, answers: AllAnswers, chosen: Calibration) -
         prune_scale=chosen.prune_scale if config.prune else 0.0, exit_threshold=chosen.exit_threshold
     )
     return exit_statistics(config, answers, setting)
-
-
-def _thresholds(config: ModelConfig) -> tuple[float | None, ...]:
-    if config.exit is None:
-        return (None,)
-    # Patience counts layers; a threshold only switches it on.
-    return (None, 0.0) if config.exit.criterion == "patience" else (None, *EXIT_THRESHOLDS)

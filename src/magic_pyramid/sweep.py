@@ -1,14 +1,64 @@
 """Every head's answer to every text, so that any exit threshold can be tried without running again."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
 from magic_pyramid.engine.array_rule import ArrayExitRule
-from magic_pyramid.engine.interface import AllAnswers, EngineOutput, Setting, layers_tested
+from magic_pyramid.engine.interface import AllAnswers, AsksAllHeads, EngineOutput, Setting, layers_tested
+from magic_pyramid.metrics import Label, quality
 from magic_pyramid.planning import ExitStatistics
+from magic_pyramid.tokenization import EncodedTexts
+
+EXIT_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, *(round(0.05 * step, 2) for step in range(2, 20)))
+"""Thresholds that are tried, safest first."""
+PRUNE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+"""Multipliers of the token thresholds that are tried, safest first."""
+
+
+def thresholds_of(config: ModelConfig) -> tuple[float | None, ...]:
+    """What may be tried of a model, safest first."""
+    if config.exit is None:
+        return (None,)
+    # Patience counts layers; a threshold only switches it on.
+    return (None, 0.0) if config.exit.criterion == "patience" else (None, *EXIT_THRESHOLDS)
+
+
+def sweep(
+    engine: AsksAllHeads,
+    config: ModelConfig,
+    encoded: EncodedTexts,
+    labels: Sequence[Label],
+    *,
+    named: Mapping[str, Setting],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Accuracy and FLOPs of every prune scale and exit threshold, and of settings that have a name."""
+    scales = PRUNE_SCALES if config.prune else (0.0,)
+    answered = {
+        scale: engine.answer_all_heads(encoded, scale=scale)
+        for scale in dict.fromkeys([*scales, *(setting.prune_scale for setting in named.values())])
+    }
+    dense_flops = CostModel(config).dense_flops(answered[0.0].num_tokens[:, 0]).mean()
+
+    def point(setting: Setting) -> dict[str, Any]:
+        output, flops = simulate(config, answered[setting.prune_scale], setting)
+        return {
+            "prune_scale": setting.prune_scale,
+            "exit_threshold": setting.exit_threshold,
+            "accuracy": quality(output.logits, labels, config.problem_type),
+            "flops_speedup": float(dense_flops / flops.mean()),
+        }
+
+    grid = [
+        point(Setting(prune_scale=scale, exit_threshold=threshold))
+        for scale in scales
+        for threshold in thresholds_of(config)
+    ]
+    return grid, {name: point(setting) for name, setting in named.items()}
 
 
 def simulate(config: ModelConfig, answers: AllAnswers, setting: Setting) -> tuple[EngineOutput, np.ndarray]:

@@ -18,7 +18,7 @@ GRAPH_FILE = "model.onnx"
 NEVER_LEAVE = -1.0
 """Value of the input ``exit_threshold`` that switches exits off, as any negative number does."""
 EACH_ITS_OWN = 2.0
-"""Value of that input, as any number above 1, with which each exit head has its own of ``exit_thresholds``."""
+"""Value of that input, as any number above 1, that gives each exit head its own of ``exit_thresholds``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class GraphInterface:
 
 
 def exit_thresholds(config: ModelConfig, setting: Setting) -> list[float]:
-    """The input ``exit_thresholds`` of a setting: one for each exit head, ``NEVER_LEAVE`` where none is asked.
+    """The input ``exit_thresholds`` of a setting: one an exit head, ``NEVER_LEAVE`` where none is asked.
 
     Raises:
         ConfigError: a layer is asked that has no exit head, or the number of thresholds is another.

@@ -21,7 +21,7 @@ class GraphExitRule:
     config: ModelConfig
     """The model, which has exits."""
     threshold: str
-    """Leave when the uncertainty is at most this, never when it is negative; above 1, each head has its own."""
+    """Leave when the uncertainty is at most this, never when it is below 0; above 1, each has its own."""
 
     @property
     def settings(self) -> ExitConfig:
