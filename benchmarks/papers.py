@@ -27,7 +27,7 @@ from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, machine
 from magic_pyramid.metrics import quality
 from magic_pyramid.report.table import markdown_table
-from magic_pyramid.sweep import answer_all_heads, simulate
+from magic_pyramid.sweep import simulate
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = ("--set", "train.joint_exits=0", "--set", "train.distill_weight=0", "--set", "train.dropout=0")
@@ -93,10 +93,10 @@ def measure(method: str, folder: Path, test: list[Any], options: argparse.Namesp
     )
     for name, setting in settings.items():
         if setting.prune_scale not in answers:
-            answers[setting.prune_scale] = answer_all_heads(
-                classifier.model, encoded, scale=setting.prune_scale
+            answers[setting.prune_scale] = classifier.all_heads_engine.answer_all_heads(
+                encoded, scale=setting.prune_scale
             )
-        output, flops = simulate(config, answers[setting.prune_scale], setting.exit_threshold)
+        output, flops = simulate(config, answers[setting.prune_scale], setting)
         rows.append({
             "setting": name,
             "num_examples": len(test),

@@ -23,7 +23,7 @@ def run_in_browser(folder: Path, encoded: EncodedTexts, *, setting: Setting) -> 
     """Answer every input in WebAssembly with a model exported as one graph."""
     threshold = NEVER_LEAVE if setting.exit_threshold is None else setting.exit_threshold
     knobs = {"prune_scale": setting.prune_scale, "exit_threshold": threshold}
-    names = [value.name for value in inputs_of(GraphInterface.read(folder).config)]
+    names = [value.name for value in inputs_of(GraphInterface.read(folder).config) if not value.is_optional]
     inputs = []
     for ids, types in zip(encoded.token_ids, encoded.token_type_ids, strict=True):
         values = {"token_ids": ids, "token_type_ids": types, **knobs}

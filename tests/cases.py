@@ -25,8 +25,16 @@ CASES = {
     "no exits": tiny.CONFIG.replace(exit=None),
     **{name: tiny.CONFIG.replace(backbone=backbone) for name, backbone in tiny.FAMILIES.items()},
 }
-TESTED = {"no head": (), "the first": (0,), "the second": (1,), "both": (0, 1)}
-"""Choices of the heads that are asked, for models that have both."""
+ASKED = {
+    "no head": {"exit_layers": ()},
+    "the first": {"exit_layers": (0,)},
+    "the second": {"exit_layers": (1,)},
+    "both": {"exit_layers": (0, 1)},
+    "rising thresholds": {"exit_threshold": (0.3, 0.8)},
+    "falling thresholds": {"exit_threshold": (0.8, 0.3)},
+    "a threshold that is not asked": {"exit_threshold": (1.0, 0.7), "exit_layers": (1,)},
+}
+"""Which heads are asked, and for what, for models that have both."""
 HEADS = [name for name, config in CASES.items() if config.exit_layers == (0, 1)]
 """Cases with both exit heads."""
 SETTINGS = {

@@ -36,7 +36,9 @@ def run(model, token_ids, *, exit_threshold=None, exit_layers=None, scale=1.0):
         if exit_threshold is not None and index in tested:
             logits = model.exit_head(index)(torch.stack(x), pack_sequences([alive]))[0]
             entropy = -sum(p * math.log(p) for p in logits.softmax(0).tolist() if p > 0)
-            if entropy / math.log(len(logits)) <= exit_threshold:
+            place = config.exit_layers.index(index)
+            one = exit_threshold[place] if isinstance(exit_threshold, tuple) else exit_threshold
+            if entropy / math.log(len(logits)) <= one:
                 return logits, index, history
     return model.final_head(torch.stack(x), pack_sequences([alive]))[0], len(model.layers) - 1, history
 

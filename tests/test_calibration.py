@@ -14,7 +14,7 @@ from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.evaluation import flops_of
 from magic_pyramid.metrics import quality
-from magic_pyramid.sweep import answer_all_heads, simulate
+from magic_pyramid.sweep import simulate
 
 LENGTHS = (9, 2, 14, 9, 1, 5, 20, 7, 11, 3) * 3
 ENCODED = tiny.encoded(*LENGTHS, seed=1)
@@ -27,6 +27,10 @@ MODELS = {
     "multi-label": tiny.build(tiny.MULTI_LABEL, seed=3),
     "regression": tiny.build(tiny.REGRESSION, seed=3),
 }
+
+
+def calibrated(model, encoded, labels, *, max_drop):
+    return calibrate(TorchEngine(model), model.config, encoded, labels, max_drop=max_drop)
 
 
 def own_labels(model):
@@ -54,7 +58,7 @@ def measured(model, found, labels):
 @pytest.mark.parametrize("max_drop", [0.0, 10.0])
 def test_the_engine_confirms_what_was_promised(name, max_drop):
     model, labels = MODELS[name], own_labels(MODELS[name])
-    found = calibrate(model, ENCODED, labels, max_drop=max_drop)
+    found = calibrated(model, ENCODED, labels, max_drop=max_drop)
     reached, speedup = measured(model, found, labels)
     assert found.quality >= found.dense_quality - max_drop / 100 - 1e-6
     assert reached == pytest.approx(found.quality, abs=1e-5)
@@ -68,18 +72,19 @@ def test_the_engine_confirms_what_was_promised(name, max_drop):
 def test_more_loss_allowed_is_never_slower(one, other, name):
     labels = own_labels(MODELS[name])
     low, high = (
-        calibrate(MODELS[name], ENCODED, labels, max_drop=drop).flops_speedup for drop in sorted((one, other))
+        calibrated(MODELS[name], ENCODED, labels, max_drop=drop).flops_speedup
+        for drop in sorted((one, other))
     )
     assert high >= low
 
 
 def test_the_fastest_of_all_candidates_wins_where_everything_may_be_lost():
     model = MODELS["both"]
-    found = calibrate(model, ENCODED, own_labels(model), max_drop=100)
+    found = calibrated(model, ENCODED, own_labels(model), max_drop=100)
     cost = {
         (scale, threshold): simulate(model.config, answers, Setting(exit_threshold=threshold))[1].mean()
         for scale in PRUNE_SCALES
-        for answers in [answer_all_heads(model, ENCODED, scale=scale)]
+        for answers in [TorchEngine(model).answer_all_heads(ENCODED, scale=scale)]
         for threshold in (None, *EXIT_THRESHOLDS)
     }
     assert cost[found.prune_scale, found.exit_threshold] == min(cost.values())
@@ -87,21 +92,21 @@ def test_the_fastest_of_all_candidates_wins_where_everything_may_be_lost():
 
 
 def test_a_model_without_knobs_keeps_them_off():
-    found = calibrate(MODELS["neither"], ENCODED, own_labels(MODELS["neither"]), max_drop=0)
+    found = calibrated(MODELS["neither"], ENCODED, own_labels(MODELS["neither"]), max_drop=0)
     assert (found.exit_threshold, found.prune_scale, found.flops_speedup) == (None, 1.0, 1.0)
 
 
 def test_the_scale_of_a_model_without_pruner_stays_one():
-    assert calibrate(MODELS["exits"], ENCODED, own_labels(MODELS["exits"]), max_drop=100).prune_scale == 1.0
+    assert calibrated(MODELS["exits"], ENCODED, own_labels(MODELS["exits"]), max_drop=100).prune_scale == 1.0
 
 
 def test_patience_is_switched_on_where_it_saves():
     model = tiny.build(tiny.changed(exit={"criterion": "patience", "patience": 1}), seed=3)
     labels = own_labels(model)
-    assert calibrate(model, ENCODED, labels, max_drop=100).exit_threshold == 0.0
+    assert calibrated(model, ENCODED, labels, max_drop=100).exit_threshold == 0.0
     impatient = TorchEngine(model).run(ENCODED, setting=Setting(prune_scale=0.0, exit_threshold=0.0))
     assert quality(impatient.logits, labels, "single_label") < 0.9
-    assert calibrate(model, ENCODED, labels, max_drop=0).exit_threshold is None
+    assert calibrated(model, ENCODED, labels, max_drop=0).exit_threshold is None
 
 
 def test_the_walk_stops_at_the_first_threshold_that_loses_too_much(monkeypatch):
@@ -119,7 +124,7 @@ def test_the_walk_stops_at_the_first_threshold_that_loses_too_much(monkeypatch):
 
     monkeypatch.setattr(calibration, "simulate", scripted)
     monkeypatch.setattr(calibration, "quality", scripted_quality)
-    found = calibrate(MODELS["exits"], ENCODED, [0] * len(LENGTHS), max_drop=1.0)
+    found = calibrated(MODELS["exits"], ENCODED, [0] * len(LENGTHS), max_drop=1.0)
     assert asked == [None, *EXIT_THRESHOLDS[:4]]
     assert found.exit_threshold == EXIT_THRESHOLDS[2]
     assert found.quality == 0.9
@@ -133,7 +138,7 @@ def test_a_loss_of_exactly_what_is_allowed_passes(monkeypatch):
         return 0.9 if len(asked) <= 2 else 0.895
 
     monkeypatch.setattr(calibration, "quality", scripted_quality)
-    found = calibrate(MODELS["exits"], ENCODED, [0] * len(LENGTHS), max_drop=0.5)
+    found = calibrated(MODELS["exits"], ENCODED, [0] * len(LENGTHS), max_drop=0.5)
     assert found.quality == 0.895
 
 
@@ -144,7 +149,7 @@ def test_a_loss_of_exactly_what_is_allowed_passes(monkeypatch):
 def test_what_is_simulated_is_what_the_engine_does(name, scale, threshold, layers):
     model = MODELS[name]
     setting = Setting(prune_scale=scale, exit_threshold=threshold, exit_layers=layers)
-    output, flops = simulate(model.config, answer_all_heads(model, ENCODED, scale=scale), setting)
+    output, flops = simulate(model.config, TorchEngine(model).answer_all_heads(ENCODED, scale=scale), setting)
     real = TorchEngine(model).run(ENCODED, setting=setting)
     assert output.exit_layer.tolist() == real.exit_layer.tolist()
     assert output.num_tokens.tolist() == real.num_tokens.tolist()
@@ -155,7 +160,7 @@ def test_what_is_simulated_is_what_the_engine_does(name, scale, threshold, layer
 def test_a_large_set_is_sampled_evenly():
     encoded = tiny.encoded(*[3] * (MAX_ROWS + 500))
     model = tiny.build(tiny.PLAIN.replace(backbone=tiny.BACKBONE.replace(num_hidden_layers=1)))
-    found = calibrate(model, encoded, [0] * len(encoded), max_drop=1.0)
+    found = calibrated(model, encoded, [0] * len(encoded), max_drop=1.0)
     assert found.num_examples == MAX_ROWS
 
 
@@ -169,16 +174,16 @@ def test_candidates_go_from_safe_to_fast():
 @pytest.mark.parametrize("max_drop", [-0.1, 100.1, float("nan")])
 def test_an_impossible_loss_is_refused(max_drop):
     with pytest.raises(ConfigError, match=r"max_drop is .* points; it must lie in \[0, 100\]"):
-        calibrate(MODELS["both"], ENCODED, [0] * len(LENGTHS), max_drop=max_drop)
+        calibrated(MODELS["both"], ENCODED, [0] * len(LENGTHS), max_drop=max_drop)
 
 
 def test_the_choice_is_plain_data():
-    found = calibrate(MODELS["both"], ENCODED, own_labels(MODELS["both"]), max_drop=1.0)
+    found = calibrated(MODELS["both"], ENCODED, own_labels(MODELS["both"]), max_drop=1.0)
     assert found.to_dict()["exit_threshold"] == found.exit_threshold
     assert isinstance(found.to_dict()["flops_speedup"], float)
 
 
 def test_a_model_in_training_mode_is_put_into_evaluation_mode():
     model = tiny.build(tiny.CONFIG.replace(exit=ExitConfig(head_size=8))).train()
-    calibrate(model, tiny.encoded(3, 4), [0, 1], max_drop=1.0)
+    calibrated(model, tiny.encoded(3, 4), [0, 1], max_drop=1.0)
     assert not model.training

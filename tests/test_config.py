@@ -207,7 +207,7 @@ def test_the_longest_input_leaves_room_for_the_position_offset():
         ),
         (
             {"problem_type": "multi_label", "exit": ExitConfig(criterion="margin")},
-            r"exit\.criterion is 'margin', which is not defined for multi_label; use 'entropy'",
+            r"exit\.criterion is 'margin', which is not defined for multi_label; use another criterion",
         ),
     ],
 )

@@ -114,7 +114,7 @@ def test_every_criterion_leaves_at_the_first_layer_that_passes(name, batch_size)
         rule = ExitRule(config, setting.exit_threshold)
         state, layer, expected = rule.start(1), 2, whole.logits
         for exit_layer, logits in whole.exit_logits.items():
-            leaves, state = rule.test(logits, state)
+            leaves, state = rule.test(logits, state, layer=exit_layer)
             if bool(leaves):
                 layer, expected = exit_layer, logits
                 break

@@ -103,7 +103,7 @@ def test_a_higher_threshold_never_leaves_later(logits, low, high):
 
 
 def leaves_of(rule: ExitRule, logits: Tensor) -> list[bool]:
-    leaves, _ = rule.test(logits, rule.start(len(logits)))
+    leaves, _ = rule.test(logits, rule.start(len(logits)), layer=0)
     return leaves.tolist()
 
 
@@ -130,8 +130,8 @@ def test_not_a_number_stays():
 
 def walk(rule: ExitRule, answers: list[Tensor]) -> list[list[bool]]:
     state, history = rule.start(len(answers[0])), []
-    for logits in answers:
-        leaves, state = rule.test(logits, state)
+    for layer, logits in enumerate(answers):
+        leaves, state = rule.test(logits, state, layer=layer)
         history.append(leaves.tolist())
     return history
 
@@ -166,9 +166,9 @@ def test_patience_of_regression_has_a_tolerance():
 def test_patience_survives_the_leaving_of_others():
     rule = rule_of(criterion="patience", patience=2)
     first, second = torch.eye(3), torch.eye(3)[[0, 2, 2]]
-    leaves, state = rule.test(first, rule.start(3))
+    leaves, state = rule.test(first, rule.start(3), layer=0)
     keep = torch.tensor([False, True, True])
-    leaves, state = rule.test(second[keep], state.select(keep))
+    leaves, state = rule.test(second[keep], state.select(keep), layer=1)
     assert leaves.tolist() == [False, True]
     assert state.streak.tolist() == [1, 2]
 

@@ -242,15 +242,16 @@ def test_dense_runs_in_one_graph_and_holds_no_weight_twice_on_disk(whole):
 @given(data=st.data())
 def test_the_rule_on_arrays_decides_as_the_one_on_tensors(name, data):
     config = CRITERIA[name]
-    threshold = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+    threshold = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, (0.1, 0.9)]))
     rows = data.draw(st.integers(1, 4))
     theirs, ours = criteria.ExitRule(config, threshold), ArrayExitRule(config, threshold)
     their_state, our_state = theirs.start(rows), ours.start(rows)
-    for seed in data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=4)):
+    for layer in (0, 1):
+        seed = data.draw(st.integers(0, 99))
         generator = np.random.default_rng(seed)
         logits = generator.normal(0, 30 if seed % 2 else 2, (rows, config.num_labels)).astype(np.float32)
-        expected, their_state = theirs.test(torch.from_numpy(logits), their_state)
-        found, our_state = ours.test(logits, our_state)
+        expected, their_state = theirs.test(torch.from_numpy(logits), their_state, layer=layer)
+        found, our_state = ours.test(logits, our_state, layer=layer)
         assert found.tolist() == expected.tolist()
 
 
@@ -266,10 +267,10 @@ def test_sure_answers_have_no_uncertainty_and_uniform_ones_have_all():
 
 def test_the_state_of_a_rule_is_selected_and_joined():
     rule = ArrayExitRule(tiny.CONFIG.replace(exit=ExitConfig(criterion="patience", patience=2)), 0.5)
-    _, state = rule.test(np.eye(3, dtype=np.float32), rule.start(3))
+    _, state = rule.test(np.eye(3, dtype=np.float32), rule.start(3), layer=0)
     parts = [state.select(np.array([True, False, False])), state.select(np.array([False, True, True]))]
     joined = ArrayState.joined(parts)
-    assert rule.test(np.eye(3, dtype=np.float32), joined)[0].all()
+    assert rule.test(np.eye(3, dtype=np.float32), joined, layer=1)[0].all()
 
 
 def test_batches_above_the_budget_are_cut():

@@ -67,8 +67,15 @@ def test_the_summary_is_means():
         "num_examples": 2,
         "mean_layers": 2.0,
         "mean_input_tokens": 6.0,
+        "mean_kept_tokens": found.kept_tokens.mean(),
         "gflops": pytest.approx(found.gflops.mean()),
+        "exit_distribution": [1, 0, 1],
     }
+
+
+def test_kept_tokens_are_those_alive_after_the_layer_that_answered():
+    found = answers([[0, 2, 1], [3, 0, 0]])
+    assert found.kept_tokens.tolist() == [found.num_tokens[0, 1], 2]
 
 
 def test_no_answers_have_no_means():

@@ -12,7 +12,8 @@ import tiny
 from exported import write
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.engine.exported import exported_for, open_exported
-from magic_pyramid.engine.graph_interface import GRAPH_FILE, INTERFACE_FILE
+from magic_pyramid.engine.graph_interface import EACH_ITS_OWN, GRAPH_FILE, INTERFACE_FILE
+from magic_pyramid.engine.interface import Setting
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.single_engine import SingleGraphEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
@@ -88,6 +89,19 @@ def test_a_model_without_exits_stores_that_nobody_leaves(tmp_path):
     folder = write_single(tmp_path / "new", tiny.build(tiny.PLAIN))
     described = json.loads((folder / INTERFACE_FILE).read_text())
     assert described["defaults"] == {"prune_scale": 0.0, "exit_threshold": -1.0}
+
+
+def test_a_program_that_gives_one_number_takes_it_for_all_heads_or_those_of_the_model(tmp_path):
+    model = tiny.build(tiny.changed(exit={"threshold": (0.3, 0.9)}), seed=3)
+    engine = SingleGraphEngine(write_single(tmp_path / "new", model), threads=1)
+    assert engine.interface.defaults["exit_threshold"] == EACH_ITS_OWN
+    encoded = tiny.encoded(9, 2, 14, 5)
+    for given, setting in ((2.0, (0.3, 0.9)), (0.6, 0.6), (-1.0, None)):
+        knobs = {"prune_scale": np.array(1, np.float32), "exit_threshold": np.array(given, np.float32)}
+        expected = engine.run(encoded, setting=Setting(exit_threshold=setting)).exit_layer
+        for ids, layer in zip(encoded.token_ids, expected, strict=True):
+            tokens = {"token_ids": np.array(ids), "token_type_ids": np.zeros(len(ids), np.int64)}
+            assert engine._graph.run({**tokens, **knobs})["exit_layer"] == layer
 
 
 def test_patience_is_described_in_its_own_words(tmp_path):

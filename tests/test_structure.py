@@ -27,6 +27,7 @@ PUBLIC_NAMES = {
     "CheckpointError",
     "Classifier",
     "ConfigError",
+    "DriftMonitor",
     "Example",
     "ExitConfig",
     "InputError",

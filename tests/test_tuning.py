@@ -21,7 +21,7 @@ from magic_pyramid.export import export_onnx
 from magic_pyramid.export.native import export_native
 from magic_pyramid.export.single_folder import export_single_graph
 from magic_pyramid.planning import ExitStatistics
-from magic_pyramid.sweep import answer_all_heads, exit_statistics
+from magic_pyramid.sweep import exit_statistics
 from magic_pyramid.tuning import costs as costs_module
 from magic_pyramid.tuning import tune, undo
 from magic_pyramid.tuning.costs import measure_costs
@@ -119,7 +119,7 @@ def test_heads_that_are_sure_of_everything_cannot_be_measured():
 def test_the_statistics_say_what_the_engine_does_with_any_choice_of_heads():
     model, encoded = tiny.build(seed=3), tiny.encoded(9, 2, 14, 9, 1, 5, 20, 7)
     setting = tiny.classifier(seed=3).setting()
-    found = exit_statistics(model.config, answer_all_heads(model, encoded, scale=1.0), setting)
+    found = exit_statistics(model.config, TorchEngine(model).answer_all_heads(encoded, scale=1.0), setting)
     assert found.num_texts == 8
     for layer, sign in ((0, 0), (1, 1)):
         alone = Classifier(model, None).setting(exit_layers=(layer,))
@@ -234,12 +234,13 @@ def test_one_graph_holds_and_asks_the_tested_heads_alone(tmp_path):
         tuned(tmp_path / "single")
 
 
-def test_one_graph_refuses_to_ask_some_of_its_heads(tmp_path):
-    source = tiny.classifier(seed=3)
+def test_one_graph_keeps_the_thresholds_of_the_heads_that_it_keeps(tmp_path):
+    source = tiny.classifier(tiny.changed(exit={"tested_layers": (1,), "threshold": (0.1, 0.7)}), seed=3)
     export_single_graph(source.model, tmp_path / "single", encoder=source.encoder)
     found = Classifier.from_pretrained(tmp_path / "single")
-    with pytest.raises(ConfigError, match=r"exit_layers is \(1,\); one graph asks all of its heads"):
-        found.predict(["film"], exit_layers=[1])
+    assert found.setting().exit_threshold == (0.7,)
+    texts = list(tiny.TEXTS)
+    assert found.predict(texts).exit_layer.tolist() == source.predict(texts).exit_layer.tolist()
 
 
 def test_no_head_and_no_pruning_is_the_dense_run():

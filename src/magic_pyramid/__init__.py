@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
     from magic_pyramid.data import Example, load_data
     from magic_pyramid.demo import demo_data, demo_model_path
+    from magic_pyramid.drift import DriftMonitor
     from magic_pyramid.errors import (
         CheckpointError,
         ConfigError,
@@ -31,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "ConfigError",
+    "DriftMonitor",
     "Example",
     "ExitConfig",
     "InputError",
@@ -68,6 +70,7 @@ _HOMES = {
         "demo_data",
         "demo_model_path",
     ),
+    "drift": ("DriftMonitor",),
     "errors": (
         "CheckpointError",
         "ConfigError",

@@ -8,18 +8,13 @@ import numpy as np
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.interface import Setting
+from magic_pyramid.engine.interface import AllAnswers, AsksAllHeads, Setting
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.metrics import Label, quality
-from magic_pyramid.model import PyramidModel
 from magic_pyramid.planning import ExitStatistics
-from magic_pyramid.sweep import AllAnswers, answer_all_heads, exit_statistics, simulate
+from magic_pyramid.sweep import PRUNE_SCALES, exit_statistics, simulate, thresholds_of
 from magic_pyramid.tokenization import EncodedTexts
 
-EXIT_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, *(round(0.05 * step, 2) for step in range(2, 20)))
-"""Candidates, safest first."""
-PRUNE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-"""Candidate multipliers of the token thresholds, safest first."""
 MAX_ROWS = 1000
 """Texts looked at; of a larger set, this many at even distances."""
 
@@ -46,13 +41,18 @@ class Calibration:
     """What every head would have done; None where exits are off or count heads in a row."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Plain JSON data; an empirical choice promises nothing for other texts."""
         statistics = self.exit_statistics
-        return {**asdict(self), "exit_statistics": statistics and statistics.to_dict()}
+        return {"kind": "empirical", **asdict(self), "exit_statistics": statistics and statistics.to_dict()}
 
 
 def calibrate(
-    model: PyramidModel, encoded: EncodedTexts, labels: Sequence[Label], *, max_drop: float
+    engine: AsksAllHeads,
+    config: ModelConfig,
+    encoded: EncodedTexts,
+    labels: Sequence[Label],
+    *,
+    max_drop: float,
 ) -> Calibration:
     """Search prune scale and exit threshold together.
 
@@ -61,7 +61,8 @@ def calibrate(
     cheapest setting that passed wins. It is an empirical choice, without a guarantee for other texts.
 
     Args:
-        model: with a pruner, exits, both or neither; any mode, it is put in evaluation mode.
+        engine: runs the model.
+        config: the model's, with a pruner, exits, both or neither.
         encoded: held-out texts, not used to fit any weight.
         labels: theirs.
         max_drop: points (0.5 is half a per cent) of quality that may be lost.
@@ -71,12 +72,11 @@ def calibrate(
     """
     if not 0.0 <= max_drop <= 100.0:
         raise ConfigError(f"max_drop is {max_drop!r} points; it must lie in [0, 100]")
-    config = model.eval().config
     rows = np.linspace(0, len(encoded) - 1, min(len(encoded), MAX_ROWS)).round().astype(int).tolist()
     encoded, labels = encoded.select(rows), [labels[row] for row in rows]
-    dense = answer_all_heads(model, encoded, scale=0.0)
+    dense = engine.answer_all_heads(encoded, scale=0.0)
     last = config.backbone.num_hidden_layers - 1
-    dense_quality = quality(dense.logits[last].numpy(), labels, config.problem_type)
+    dense_quality = quality(dense.logits[last], labels, config.problem_type)
     dense_flops = CostModel(config).dense_flops(dense.num_tokens[:, 0]).mean()
     # Shares of counted rows are no round numbers: a loss of exactly max_drop must pass.
     floor = dense_quality - max_drop / 100 - 1e-9
@@ -84,8 +84,9 @@ def calibrate(
     best: Calibration | None = None
     answers = dense
     for scale in PRUNE_SCALES if config.prune else (1.0,):
-        cached = dense if scale == 0.0 or not config.prune else answer_all_heads(model, encoded, scale=scale)
-        for threshold in _thresholds(config):
+        is_dense = scale == 0.0 or not config.prune
+        cached = dense if is_dense else engine.answer_all_heads(encoded, scale=scale)
+        for threshold in thresholds_of(config):
             setting = Setting(prune_scale=scale, exit_threshold=threshold)
             output, flops = simulate(config, cached, setting)
             found = Calibration(
@@ -112,10 +113,3 @@ def _statistics(config: ModelConfig, answers: AllAnswers, chosen: Calibration) -
         prune_scale=chosen.prune_scale if config.prune else 0.0, exit_threshold=chosen.exit_threshold
     )
     return exit_statistics(config, answers, setting)
-
-
-def _thresholds(config: ModelConfig) -> tuple[float | None, ...]:
-    if config.exit is None:
-        return (None,)
-    # Patience counts layers; a threshold only switches it on.
-    return (None, 0.0) if config.exit.criterion == "patience" else (None, *EXIT_THRESHOLDS)

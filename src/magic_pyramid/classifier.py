@@ -8,21 +8,24 @@ from typing import Any, Final, Literal, Self, get_args
 import torch
 
 from magic_pyramid.calibration import Calibration, calibrate
-from magic_pyramid.checkpoint import finish_save, load_model, read_info, save_model, to_huggingface
+from magic_pyramid.certify import stored_speed
+from magic_pyramid.checkpoint import carry_seen_rows, finish_save, load_model, read_info, save_model
+from magic_pyramid.checkpoint import to_huggingface as write_huggingface
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
-from magic_pyramid.engine.interface import Engine, Setting, default_setting, layers_tested
+from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting, default_setting, layers_tested
 from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
 from magic_pyramid.evaluation import compare
+from magic_pyramid.exit_thresholds import ExitThreshold
 from magic_pyramid.export import native_engine
 from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.native.library import instruction_sets, is_built
-from magic_pyramid.predictions import Predictions, predictions_of
+from magic_pyramid.predictions import Predictions, joined_predictions, predictions_of
 from magic_pyramid.report.trace import Trace
 from magic_pyramid.tokenization import EncodedTexts, Text, TextEncoder
 from magic_pyramid.tracing import trace_text
@@ -51,6 +54,7 @@ class Classifier:
         *,
         info: dict[str, Any] | None = None,
         make_engine: Callable[[PyramidModel], Engine] = TorchEngine,
+        folder: Path | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -60,6 +64,7 @@ class Classifier:
             encoder: the model's tokenizer.
             info: what the folder says about the model.
             make_engine: what runs the model; asked when texts are first answered.
+            folder: where it was loaded from.
         """
         self._model = None if isinstance(model, ExportedEngine) else model.eval()
         self.encoder = encoder
@@ -67,6 +72,7 @@ class Classifier:
         self._config = model.config
         self._engine: Engine | None = model if isinstance(model, ExportedEngine) else None
         self._make_engine = make_engine
+        self._folder = folder
 
     @classmethod
     def from_pretrained(
@@ -112,6 +118,7 @@ class Classifier:
             TextEncoder.from_pretrained(loaded.folder),
             info=loaded.info,
             make_engine=native_engine if is_native else TorchEngine,
+            folder=loaded.folder,
         )
 
     @property
@@ -120,6 +127,22 @@ class Classifier:
         if self._engine is None:
             self._engine = self._make_engine(self.model)
         return self._engine
+
+    def renew_engine(self) -> None:
+        """Let the next call run the model's weights as they are by then."""
+        if self._model is not None:
+            self._engine = None
+
+    @property
+    def all_heads_engine(self) -> AsksAllHeads:
+        """The engine, where it can say what every head would answer.
+
+        Raises:
+            InputError: this is an export to ONNX.
+        """
+        if not isinstance(self.engine, AsksAllHeads):
+            raise InputError("an export to ONNX cannot ask all its heads; use the folder it came from")
+        return self.engine
 
     @property
     def model(self) -> PyramidModel:
@@ -142,21 +165,32 @@ class Classifier:
     def setting(
         self,
         *,
-        exit_threshold: float | Calibrated | None = CALIBRATED,
+        exit_threshold: ExitThreshold | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
+        speed: str | None = None,
     ) -> Setting:
         """The speed knob of a call: as given, or as stored in the model.
 
         Args:
-            exit_threshold: in [0, 1], larger leaves earlier; None runs every layer.
+            exit_threshold: in [0, 1], larger leaves earlier; a tuple has one for each exit head; None runs
+                every layer.
             prune_scale: multiplier of the token thresholds, >= 0; larger removes more, 0 removes nothing.
             exit_layers: 0-based layers whose exit head is asked; None asks every head. The stored choice
                 was made for the stored threshold: with another one, every head is asked unless this is given.
+            speed: "certified", "balanced" or "fastest", as ``magic-pyramid calibrate`` stored them; alone.
 
         Raises:
-            ConfigError: a knob is out of range, whether the model has that part or not; a layer has no head.
+            ConfigError: a knob is out of range, whether the model has that part or not; a layer has no head;
+                there is no such speed, or another knob beside it.
         """
+        if speed is not None:
+            if not all(isinstance(knob, Calibrated) for knob in (exit_threshold, prune_scale, exit_layers)):
+                raise ConfigError(
+                    f"speed is {speed!r}, and exit_threshold, prune_scale or exit_layers was given as well; "
+                    "a speed sets all of them, so give one or the other"
+                )
+            return stored_speed(self.info, speed).setting(self.config)
         stored = default_setting(self.config)
         threshold = stored.exit_threshold if isinstance(exit_threshold, Calibrated) else exit_threshold
         scale = stored.prune_scale if isinstance(prune_scale, Calibrated) else prune_scale
@@ -176,9 +210,10 @@ class Classifier:
         self,
         texts: Iterable[Text],
         *,
-        exit_threshold: float | Calibrated | None = CALIBRATED,
+        exit_threshold: ExitThreshold | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
+        speed: str | Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> Predictions:
         """Answer every text; an answer does not depend on the other texts.
@@ -188,32 +223,42 @@ class Classifier:
             exit_threshold: see ``setting``.
             prune_scale: see ``setting``.
             exit_layers: see ``setting``.
+            speed: see ``setting``; a list has one for each text, None for the stored setting.
             batch_size: texts per batch; None fills batches by tokens.
 
         Raises:
             InputError: something is not a text, or holds no token.
             ConfigError: a knob is out of range.
         """
-        setting = self.setting(
-            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
-        )
         if isinstance(texts, str):
             raise InputError("predict got one string; it wants a list of texts: predict([text])")
-        output = self.engine.run(self.encode(list(texts)), setting=setting, batch_size=batch_size)
-        return predictions_of(self.config, output, setting)
+        encoded = self.encode(list(texts))
+        speeds = [speed] * max(len(encoded), 1) if speed is None or isinstance(speed, str) else list(speed)
+        if len(encoded) and len(speeds) != len(encoded):
+            raise InputError(f"there are {len(speeds)} speeds for {len(encoded)} texts; give one each")
+        parts: list[tuple[list[int], Predictions]] = []
+        for name in dict.fromkeys(speeds):
+            setting = self.setting(
+                exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers, speed=name
+            )
+            rows = [row for row, own in enumerate(speeds[: len(encoded)]) if own == name]
+            output = self.engine.run(encoded.select(rows), setting=setting, batch_size=batch_size)
+            parts.append((rows, predictions_of(self.config, output, setting)))
+        return joined_predictions(parts)
 
     def explain(
         self,
         text: Text,
         *,
-        exit_threshold: float | Calibrated | None = CALIBRATED,
+        exit_threshold: ExitThreshold | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
+        speed: str | None = None,
         with_attention: bool = False,
     ) -> Trace:
         """Follow one text through the model: which tokens fell where, and where it left."""
         setting = self.setting(
-            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
+            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers, speed=speed
         )
         encoded = self.encode([text])
         return trace_text(
@@ -228,9 +273,10 @@ class Classifier:
         self,
         examples: Sequence[Example],
         *,
-        exit_threshold: float | Calibrated | None = CALIBRATED,
+        exit_threshold: ExitThreshold | Calibrated | None = CALIBRATED,
         prune_scale: float | Calibrated = CALIBRATED,
         exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
+        speed: str | None = None,
         batch_size: int | None = 32,
         repeats: int = 5,
     ) -> dict[str, Any]:
@@ -240,7 +286,7 @@ class Classifier:
             InputError: there are no examples, or some have no label.
         """
         setting = self.setting(
-            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers
+            exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers, speed=speed
         )
         rows = self.compare(examples, settings={"": setting}, batch_size=batch_size, repeats=repeats)
         return rows[""]
@@ -278,7 +324,7 @@ class Classifier:
         """
         labels = _labels(examples)
         encoded = self.encode([example.inputs for example in examples])
-        found = calibrate(self.model, encoded, labels, max_drop=max_drop)
+        found = calibrate(self.all_heads_engine, self.config, encoded, labels, max_drop=max_drop)
         exits, prune = self.config.exit, self.config.prune
         self.model.configure(
             self.config.replace(
@@ -307,10 +353,11 @@ class Classifier:
             readme=readme,
             storage=storage,  # type: ignore[arg-type]
         )
+        carry_seen_rows(self._folder, Path(folder))
 
     def to_huggingface(self, folder: str | Path) -> None:
         """Write the dense model as an ordinary checkpoint of its family, without pruner and exits."""
-        to_huggingface(self.model, folder, encoder=self.encoder)
+        write_huggingface(self.model, folder, encoder=self.encoder)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
         """Upload the model folder to the Hugging Face hub and give its address."""

@@ -70,7 +70,9 @@ def _from_json(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _from_json(next(a for a in arguments if a is not type(None)), value)
+        # Of a number and a list of numbers, the list is named last.
+        kinds = [a for a in arguments if a is not type(None)]
+        return _from_json(kinds[-1 if isinstance(value, list | tuple) else 0], value)
     if isinstance(hint, type) and issubclass(hint, Config):
         return value if isinstance(value, hint) else hint.from_dict(value)
     if origin is tuple:
@@ -217,10 +219,10 @@ class ExitConfig(Config):
     """0-based layers that have an exit head; None: all but the last."""
     criterion: Literal["entropy", "max_prob", "margin", "patience"] = "entropy"
     """What is compared with `threshold`; a sequence leaves at the first layer that passes."""
-    threshold: float | None = 0.1
-    """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer."""
+    threshold: float | tuple[float, ...] | None = 0.1
+    """Leave where the uncertainty is at most this, in [0, 1], or this exit layer's value; None: never."""
     tested_layers: tuple[int, ...] | None = None
-    """0-based layers whose head is asked by default, as `tune-engine` chose; None: all with a head."""
+    """0-based layers whose head is asked by default; None: all with a head."""
     patience: int = 3
     """Layers in a row that must agree before a sequence leaves (criterion `patience`)."""
     patience_tolerance: float = 0.05
@@ -233,8 +235,7 @@ class ExitConfig(Config):
         _choice("exit", "criterion", self.criterion, Literal["entropy", "max_prob", "margin", "patience"])
         _choice("exit", "kl", self.kl, Literal["forward", "reverse"])
         _within("exit", "patience", self.patience, 1, 1000)
-        if self.threshold is not None:
-            check_exit_threshold(self.threshold)
+        check_exit_threshold(self.threshold)
         if self.head_size % self.head_attention_heads:
             raise ConfigError(
                 f"exit.head_size {self.head_size} is not divisible by exit.head_attention_heads "
@@ -242,13 +243,16 @@ class ExitConfig(Config):
             )
 
 
-def check_exit_threshold(value: float) -> None:
-    """Raise ConfigError unless the value can be an exit threshold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise ConfigError(
-            f"exit_threshold is {value!r}; it must lie in [0, 1] (larger leaves earlier) "
-            "or be None (run every layer)"
-        )
+def check_exit_threshold(value: float | tuple[float, ...] | None, *, heads: int | None = None) -> None:
+    """Raise ConfigError unless the value can be an exit threshold, or one for each of so many heads."""
+    if isinstance(value, tuple) and heads not in (None, len(value)):
+        raise ConfigError(f"exit_threshold has {len(value)} values; give one, or {heads}: one an exit head")
+    for one in value if isinstance(value, tuple) else () if value is None else (value,):
+        if isinstance(one, bool) or not isinstance(one, int | float) or not 0.0 <= one <= 1.0:
+            raise ConfigError(
+                f"exit_threshold is {one!r}; it must lie in [0, 1] (larger leaves earlier) "
+                "or be None (run every layer)"
+            )
 
 
 def check_exit_layers(name: str, layers: Sequence[int] | None, possible: Sequence[int]) -> None:
@@ -297,6 +301,7 @@ class ModelConfig(Config):
         if self.exit:
             check_exit_layers("exit.layers", self.exit.layers, range(num_layers - 1))
             check_exit_layers("exit.tested_layers", self.exit.tested_layers, self.exit_layers)
+            check_exit_threshold(self.exit.threshold, heads=len(self.exit_layers))
 
     def _check_criterion(self) -> None:
         if self.exit is None or self.exit.criterion == "patience":
@@ -308,8 +313,7 @@ class ModelConfig(Config):
             )
         if self.problem_type == "multi_label" and self.exit.criterion == "margin":
             raise ConfigError(
-                "exit.criterion is 'margin', which is not defined for multi_label; "
-                "use 'entropy', 'max_prob' or 'patience'"
+                "exit.criterion is 'margin', which is not defined for multi_label; use another criterion"
             )
 
     @property

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from magic_pyramid.checkpoint import load_model, with_config
+from magic_pyramid.checkpoint import load_model, read_seen_rows, with_config, write_seen_rows
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
-from magic_pyramid.data import LabelledData
+from magic_pyramid.data import LabelledData, row_fingerprints
 from magic_pyramid.errors import ConfigError, InputError, nearest
 from magic_pyramid.presets import apply_preset, find_preset
 from magic_pyramid.report.card import CardContent, model_card
@@ -91,7 +91,7 @@ def fit(
         **_provenance(data, config, report),
     }
     classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
-    return _finish(classifier, data, output=output, config=config, report=report)
+    return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
 
 
 def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) -> dict[str, Any]:
@@ -113,9 +113,15 @@ def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) ->
 
 
 def _finish(
-    classifier: Classifier, data: LabelledData, *, output: Path, config: TrainConfig, report: TrainReport
+    classifier: Classifier,
+    data: LabelledData,
+    *,
+    output: Path,
+    base: Path,
+    config: TrainConfig,
+    report: TrainReport,
 ) -> dict[str, Any]:
-    """Calibrate on validation, measure there, write the folder."""
+    """Calibrate on validation, measure there, write the folder and which rows were seen."""
     validation = data.splits.get("validation") or []
     rows = []
     if validation:
@@ -137,6 +143,12 @@ def _finish(
         stages=provenance["stages"],
     )
     classifier.save_pretrained(output, readme=model_card(classifier.config, content))
+    seen = {
+        split: row_fingerprints(data.splits[split])
+        for split in ("train", "validation")
+        if data.splits.get(split)
+    }
+    write_seen_rows(output, seen, earlier=read_seen_rows(base))
     return {
         "output": str(output),
         "preset": provenance["preset"],

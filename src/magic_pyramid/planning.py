@@ -23,7 +23,7 @@ Shares = Float64[np.ndarray, " choices"]
 class ExitStatistics(Config):
     """What the exit heads would have done with held-out texts at one setting."""
 
-    exit_threshold: float
+    exit_threshold: float | tuple[float, ...]
     """The setting's."""
     prune_scale: float
     """The setting's."""

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from magic_pyramid.certify import SPEEDS
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Row
-from magic_pyramid.errors import ConfigError, InputError
+from magic_pyramid.errors import ConfigError, InputError, nearest
 from magic_pyramid.predictions import Predictions
-from magic_pyramid.tokenization import Text
 
 ANSWER_FIELDS = (
     "label",
@@ -35,8 +35,9 @@ CHUNK_CHARACTERS = 2_000_000
 _DIGITS = 6
 _ALONE = "input 0 (counted from 0): "
 
-Predict = Callable[[Sequence[Text]], Predictions]
-"""Answers texts in their order; raises InputError when any of them cannot be used."""
+Predict = Callable[..., Predictions]
+"""Answers texts in their order, and takes ``speed``, one for each, where rows name theirs; raises InputError
+when any of the texts cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +87,22 @@ class StreamTotals:
 
 
 def answer_rows(
-    rows: Iterable[Row], predict: Predict, *, config: ModelConfig, chunk_rows: int = CHUNK_ROWS
+    rows: Iterable[Row],
+    predict: Predict,
+    *,
+    config: ModelConfig,
+    chunk_rows: int = CHUNK_ROWS,
+    speed_field: str | None = None,
 ) -> Iterator[list[AnsweredRow]]:
     """Answer rows in chunks, each in the order of the input; at most one chunk is in memory.
+
+    Args:
+        rows: the input.
+        predict: answers texts.
+        config: the model's.
+        chunk_rows: rows of a chunk.
+        speed_field: field of a row that names its speed, which ``predict`` then gets as a list ``speed``; a
+            row without a value runs at the stored setting.
 
     Raises:
         ConfigError: ``chunk_rows`` is not positive.
@@ -96,9 +110,11 @@ def answer_rows(
     """
     if chunk_rows < 1:
         raise ConfigError(f"chunk_rows is {chunk_rows}; it must be at least 1")
-    for chunk in _chunks(rows, chunk_rows):
+    for read in _chunks(rows, chunk_rows):
+        chunk = [_with_speed_checked(row, speed_field) for row in read]
         good = [place for place, row in enumerate(chunk) if row.example is not None]
-        answers = dict(zip(good, _answer(predict, [chunk[place] for place in good], config), strict=True))
+        answered = _answer(predict, [chunk[place] for place in good], config, speed_field)
+        answers = dict(zip(good, answered, strict=True))
         yield [
             answers.get(place, AnsweredRow(row=row, answer=None, error=row.error))
             for place, row in enumerate(chunk)
@@ -137,17 +153,30 @@ def _chunks(rows: Iterable[Row], chunk_rows: int) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _answer(predict: Predict, rows: Sequence[Row], config: ModelConfig) -> list[AnsweredRow]:
+def _with_speed_checked(row: Row, field: str | None) -> Row:
+    """A row whose speed has no such name is bad."""
+    name = None if field is None else row.raw.get(field)
+    if not name or name in SPEEDS or row.example is None:
+        return row
+    return replace(row, example=None, error=f"{field} is {name!r}; {nearest(str(name), SPEEDS)}")
+
+
+def _answer(
+    predict: Predict, rows: Sequence[Row], config: ModelConfig, speed_field: str | None
+) -> list[AnsweredRow]:
     """Answers of readable rows; where a text cannot be used, halving finds it."""
     if not rows:
         return []
     try:
-        predictions = predict([row.example.inputs for row in rows if row.example is not None])
+        texts = [row.example.inputs for row in rows if row.example is not None]
+        speeds = {} if speed_field is None else {"speed": [row.raw.get(speed_field) or None for row in rows]}
+        predictions = predict(texts, **speeds)
     except InputError as error:
         if len(rows) == 1:
             return [AnsweredRow(row=rows[0], answer=None, error=str(error).removeprefix(_ALONE))]
         middle = len(rows) // 2
-        return _answer(predict, rows[:middle], config) + _answer(predict, rows[middle:], config)
+        halves = rows[:middle], rows[middle:]
+        return [answer for half in halves for answer in _answer(predict, half, config, speed_field)]
     return [
         AnsweredRow(row=row, answer=_receipt(predictions, place, config), error=None)
         for place, row in enumerate(rows)

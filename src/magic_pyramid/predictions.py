@@ -1,6 +1,6 @@
 """Answers with their receipts: what was said, where it was said, and what it cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +42,37 @@ class Predictions:
                 "gflops": float(self.gflops[row]),
             }
 
-    def summary(self) -> dict[str, float]:
-        """Means over the inputs."""
+    @property
+    def kept_tokens(self) -> Int64[np.ndarray, " inputs"]:
+        """Tokens of each input that were alive after the layer that answered."""
+        return self.num_tokens[np.arange(len(self)), self.exit_layer + 1]
+
+    def summary(self) -> dict[str, Any]:
+        """Means over the inputs, and how many were answered after each layer."""
         if not self.labels:
             return {"num_examples": 0}
+        layers = self.num_tokens.shape[1] - 1
         return {
             "num_examples": len(self),
             "mean_layers": float((self.exit_layer + 1).mean()),
             "mean_input_tokens": float(self.num_tokens[:, 0].mean()),
+            "mean_kept_tokens": float(self.kept_tokens.mean()),
             "gflops": float(self.gflops.mean()),
+            "exit_distribution": np.bincount(self.exit_layer, minlength=layers).tolist(),
         }
+
+
+def joined_predictions(parts: Sequence[tuple[Sequence[int], Predictions]]) -> Predictions:
+    """Predictions of parts of the inputs as one; each comes with the rows that it is of."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort([row for rows, _ in parts for row in rows], kind="stable")
+    labels = [label for _, part in parts for label in part.labels]
+    arrays = {
+        name: np.concatenate([getattr(part, name) for _, part in parts])[order]
+        for name in ("probabilities", "exit_layer", "num_tokens", "gflops")
+    }
+    return Predictions(labels=[labels[place] for place in order], **arrays)
 
 
 def predictions_of(config: ModelConfig, output: EngineOutput, setting: Setting) -> Predictions:

@@ -1,63 +1,64 @@
 """Every head's answer to every text, so that any exit threshold can be tried without running again."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
-from magic_pyramid.engine.scheduler import plan_batches
-from magic_pyramid.exiting.criteria import ExitRule
-from magic_pyramid.model import PyramidModel
-from magic_pyramid.packing import pack_sequences
+from magic_pyramid.engine.array_rule import ArrayExitRule
+from magic_pyramid.engine.interface import AllAnswers, AsksAllHeads, EngineOutput, Setting, layers_tested
+from magic_pyramid.metrics import Label, quality
 from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.tokenization import EncodedTexts
 
-TOKENS_PER_BATCH = 4096
+EXIT_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, *(round(0.05 * step, 2) for step in range(2, 20)))
+"""Thresholds that are tried, safest first."""
+PRUNE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+"""Multipliers of the token thresholds that are tried, safest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class AllAnswers:
-    """What all heads say at one prune scale when nobody leaves."""
-
-    logits: dict[int, Tensor]
-    """Logits ``[inputs, labels]`` of each exit layer and, under the last layer, of the final head."""
-    num_tokens: np.ndarray
-    """As in ``EngineOutput``, every layer run."""
+def thresholds_of(config: ModelConfig) -> tuple[float | None, ...]:
+    """What may be tried of a model, safest first."""
+    if config.exit is None:
+        return (None,)
+    # Patience counts layers; a threshold only switches it on.
+    return (None, 0.0) if config.exit.criterion == "patience" else (None, *EXIT_THRESHOLDS)
 
 
-@torch.inference_mode()
-def answer_all_heads(model: PyramidModel, encoded: EncodedTexts, *, scale: float) -> AllAnswers:
-    """Run every layer, tokens removed at this multiple of the thresholds, and ask every head.
-
-    Args:
-        model: in evaluation mode.
-        encoded: the inputs.
-        scale: multiplier of the token thresholds; 0 removes nothing.
-    """
-    config = model.config
-    layers = config.backbone.num_hidden_layers
-    heads = {
-        layer: torch.zeros(len(encoded), config.num_labels) for layer in (*config.exit_layers, layers - 1)
+def sweep(
+    engine: AsksAllHeads,
+    config: ModelConfig,
+    encoded: EncodedTexts,
+    labels: Sequence[Label],
+    *,
+    named: Mapping[str, Setting],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Accuracy and FLOPs of every prune scale and exit threshold, and of settings that have a name."""
+    scales = PRUNE_SCALES if config.prune else (0.0,)
+    answered = {
+        scale: engine.answer_all_heads(encoded, scale=scale)
+        for scale in dict.fromkeys([*scales, *(setting.prune_scale for setting in named.values())])
     }
-    num_tokens = np.zeros((len(encoded), layers + 1), dtype=np.int64)
-    device = next(model.parameters()).device
-    for rows in plan_batches(encoded.lengths, tokens_per_batch=TOKENS_PER_BATCH, batch_size=None):
-        chosen = encoded.select(rows)
-        batch = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids).to(device)
-        state = model.begin(batch)
-        num_tokens[rows, 0] = chosen.lengths
-        for layer in range(layers):
-            state = model.remove_tokens(state, layer, scale=scale)
-            num_tokens[rows, layer + 1] = state.batch.lengths.cpu().numpy()
-            if layer in config.exit_layers:
-                heads[layer][rows] = model.exit_head(layer)(state.hidden_states, state.batch).float().cpu()
-        heads[layers - 1][rows] = model.final_head(state.hidden_states, state.batch).float().cpu()
-    return AllAnswers(heads, num_tokens)
+    dense_flops = CostModel(config).dense_flops(answered[0.0].num_tokens[:, 0]).mean()
+
+    def point(setting: Setting) -> dict[str, Any]:
+        output, flops = simulate(config, answered[setting.prune_scale], setting)
+        return {
+            "prune_scale": setting.prune_scale,
+            "exit_threshold": setting.exit_threshold,
+            "accuracy": quality(output.logits, labels, config.problem_type),
+            "flops_speedup": float(dense_flops / flops.mean()),
+        }
+
+    grid = [
+        point(Setting(prune_scale=scale, exit_threshold=threshold))
+        for scale in scales
+        for threshold in thresholds_of(config)
+    ]
+    return grid, {name: point(setting) for name, setting in named.items()}
 
 
 def simulate(config: ModelConfig, answers: AllAnswers, setting: Setting) -> tuple[EngineOutput, np.ndarray]:
@@ -65,21 +66,19 @@ def simulate(config: ModelConfig, answers: AllAnswers, setting: Setting) -> tupl
 
     The answers are taken as they are: ``prune_scale`` is the one they were made with.
     """
-    layers = config.backbone.num_hidden_layers
-    exit_layer = torch.full((len(answers.num_tokens),), layers - 1)
-    logits = answers.logits[layers - 1].clone()
-    rule, asked = ExitRule(config, setting.exit_threshold), layers_tested(config, setting)
-    state = rule.start(len(exit_layer))
-    running = torch.ones(len(exit_layer), dtype=torch.bool)
+    layers, count = config.backbone.num_hidden_layers, len(answers.num_tokens)
+    exit_layer = np.full(count, layers - 1)
+    logits = answers.logits[layers - 1].copy()
+    rule, asked = ArrayExitRule(config, setting.exit_threshold or 0.0), layers_tested(config, setting)
+    state = rule.start(count)
+    running = np.ones(count, dtype=np.bool_)
     for layer in asked:
-        leaves, state = rule.test(answers.logits[layer], state)
+        leaves, state = rule.test(answers.logits[layer], state, layer=layer)
         now = leaves & running
         exit_layer[now], logits[now] = layer, answers.logits[layer][now]
         running &= ~now
-    ran = np.arange(layers + 1) <= exit_layer.numpy()[:, None] + 1
-    output = EngineOutput(
-        logits=logits.numpy(), exit_layer=exit_layer.numpy(), num_tokens=answers.num_tokens * ran
-    )
+    ran = np.arange(layers + 1) <= exit_layer[:, None] + 1
+    output = EngineOutput(logits=logits, exit_layer=exit_layer, num_tokens=answers.num_tokens * ran)
     flops = CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
     return output, flops
 
@@ -90,8 +89,11 @@ def exit_statistics(config: ModelConfig, answers: AllAnswers, setting: Setting) 
     The answers are taken as they are: ``prune_scale`` must be the one they were made with.
     """
     assert setting.exit_threshold is not None, "exits are on"
-    rule, count = ExitRule(config, setting.exit_threshold), len(answers.num_tokens)
-    leaves = [rule.test(answers.logits[layer], rule.start(count))[0].tolist() for layer in config.exit_layers]
+    rule, count = ArrayExitRule(config, setting.exit_threshold), len(answers.num_tokens)
+    leaves = [
+        rule.test(answers.logits[layer], rule.start(count), layer=layer)[0].tolist()
+        for layer in config.exit_layers
+    ]
     patterns = Counter("".join("01"[leave] for leave in heads) for heads in zip(*leaves, strict=True))
     return ExitStatistics(
         exit_threshold=setting.exit_threshold,

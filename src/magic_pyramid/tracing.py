@@ -37,7 +37,7 @@ def trace_text(
         layers=tuple(layers),
         exit_layer=exit_layer,
         num_layers=config.backbone.num_hidden_layers,
-        exit_threshold=setting.exit_threshold,
+        exit_threshold=None if isinstance(setting.exit_threshold, tuple) else setting.exit_threshold,
         probabilities=[float(p) for p in answer.probabilities[0]],
         gflops=float(answer.gflops[0]),
         dense_gflops=float(CostModel(config).dense_flops(output.num_tokens[:, 0])[0]) / 1e9,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, HEADS, LENGTHS, SETTINGS, TESTED, TOLERANCE, assert_same
+from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS, TOLERANCE, assert_same
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
 from magic_pyramid.engine.native_engine import NativeEngine
@@ -78,15 +78,29 @@ def test_the_engine_agrees_with_the_model(name, setting, instruction_set):
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("layers", TESTED.values(), ids=TESTED)
-def test_the_engine_asks_the_heads_that_the_model_asks(name, layers):
+@pytest.mark.parametrize("choice", ASKED.values(), ids=ASKED)
+def test_the_engine_asks_the_heads_that_the_model_asks(name, choice):
     model, engine = pair(CASES[name], instruction_set=SETS[0])
     encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
-    setting = replace(BOTH, exit_layers=layers)
+    setting = replace(BOTH, **choice)
     expected = TorchEngine(model).run(encoded, setting=setting)
     for batch_size in (None, 2):
         output = engine.run(encoded, setting=setting, batch_size=batch_size)
         assert_same(output, expected, tolerance=tolerance_for(expected))
+
+
+@pytest.mark.parametrize("name", [*HEADS, "no exits", "one exit"])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_all_heads_say_what_those_of_the_model_say(name, scale):
+    model, engine = pair(CASES[name], instruction_set=SETS[0])
+    encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
+    expected = TorchEngine(model).answer_all_heads(encoded, scale=scale)
+    found = engine.answer_all_heads(encoded, scale=scale)
+    assert found.num_tokens.tolist() == expected.num_tokens.tolist()
+    assert found.logits.keys() == expected.logits.keys()
+    for layer, logits in expected.logits.items():
+        tolerance = TOLERANCE * max(1.0, float(np.abs(logits).max()))
+        np.testing.assert_allclose(found.logits[layer], logits, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", CRITERIA)

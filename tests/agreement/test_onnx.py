@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, HEADS, LENGTHS, SETTINGS, TESTED, TOLERANCE, assert_same
+from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS, TOLERANCE, assert_same
 from exported import engine_of, pair
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import ENOUGH_TOKENS
@@ -49,11 +49,11 @@ def test_the_segments_agree_with_the_model(name, setting):
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("layers", TESTED.values(), ids=TESTED)
-def test_the_segments_ask_the_heads_that_the_model_asks(name, layers):
+@pytest.mark.parametrize("choice", ASKED.values(), ids=ASKED)
+def test_the_segments_ask_the_heads_that_the_model_asks(name, choice):
     model, engine = pair(CASES[name])
     encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
-    setting = replace(BOTH, exit_layers=layers)
+    setting = replace(BOTH, **choice)
     expected = TorchEngine(model).run(encoded, setting=setting)
     for batch_size in (None, 2):
         assert_same(engine.run(encoded, setting=setting, batch_size=batch_size), expected)

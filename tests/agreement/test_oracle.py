@@ -8,7 +8,7 @@ import torch
 
 import oracle
 import tiny
-from cases import CASES, HEADS, LENGTHS, SETTINGS, TESTED
+from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS
 from magic_pyramid.config import ExitConfig
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.evaluation import flops_of
@@ -23,9 +23,9 @@ def test_the_engine_agrees_with_the_oracle(name, setting):
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("layers", TESTED.values(), ids=TESTED)
-def test_the_engine_asks_the_heads_that_the_oracle_asks(name, layers):
-    assert_as_the_oracle(tiny.build(CASES[name], seed=3), replace(SETTINGS["both"], exit_layers=layers))
+@pytest.mark.parametrize("choice", ASKED.values(), ids=ASKED)
+def test_the_engine_asks_the_heads_that_the_oracle_asks(name, choice):
+    assert_as_the_oracle(tiny.build(CASES[name], seed=3), replace(SETTINGS["both"], **choice))
 
 
 def assert_as_the_oracle(model, setting):

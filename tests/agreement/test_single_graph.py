@@ -1,5 +1,7 @@
 """The model as one graph agrees with oracle and model: equal decisions, logits to 1e-4."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 import oracle
 import tiny
-from cases import CASES, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS, TOLERANCE, assert_same
 from exported import pair, single_pair
 from magic_pyramid.engine.array_rule import ArrayExitRule
 from magic_pyramid.engine.interface import DENSE, Setting
@@ -41,6 +43,14 @@ def test_the_graph_agrees_with_the_oracle(name):
 def test_the_graph_agrees_with_the_model(name, setting):
     model, engine = single_pair(CASES[name])
     encoded = tiny.encoded(*LENGTHS, 30, 17, seed=1)
+    assert_same(engine.run(encoded, setting=setting), TorchEngine(model).run(encoded, setting=setting))
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("choice", ASKED.values(), ids=ASKED)
+def test_the_graph_asks_the_heads_that_the_model_asks(name, choice):
+    model, engine = single_pair(CASES[name])
+    encoded, setting = tiny.encoded(*LENGTHS, 30, 17, seed=1), replace(BOTH, **choice)
     assert_same(engine.run(encoded, setting=setting), TorchEngine(model).run(encoded, setting=setting))
 
 
@@ -126,7 +136,7 @@ def rule_graph(config, folder) -> OrtGraph:
     rule = GraphExitRule(graph, config, "threshold")
     kinds = rule.memory_kinds()
     memory = tuple(f"memory_{place}" for place in range(len(kinds)))
-    leaves, after = rule.test("logits", memory)
+    leaves, after = rule.test("logits", memory, threshold="threshold")
     ports = [Port("logits", FLOAT, (1, config.num_labels)), Port("threshold", FLOAT, ())]
     ports += [Port(name, *kind) for name, kind in zip(memory, kinds, strict=True)]
     graph.rename(leaves, "leaves")
@@ -155,7 +165,7 @@ def test_the_rule_in_a_graph_decides_as_the_one_on_arrays(rules, name, data):
     for seed in data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=4)):
         generator = np.random.default_rng(seed)
         logits = generator.normal(0, 30 if seed % 2 else 2, (1, config.num_labels)).astype(np.float32)
-        expected, state = arrays.test(logits, state)
+        expected, state = arrays.test(logits, state, layer=0)
         found = rules[name].run({"logits": logits, "threshold": np.array(threshold, np.float32), **memory})
         assert found["leaves"].tolist() == expected.tolist()
         memory = {f"memory_{place}": found[f"after_{place}"] for place in range(len(found) - 1)}

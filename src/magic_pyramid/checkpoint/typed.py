@@ -21,7 +21,8 @@ def type_problems(hint: Any, value: object, where: str) -> Iterator[str]:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is not None:
-            yield from type_problems(next(a for a in arguments if a is not type(None)), value, where)
+            kinds = [a for a in arguments if a is not type(None)]
+            yield from type_problems(kinds[-1 if isinstance(value, list | tuple) else 0], value, where)
     elif isinstance(hint, type) and issubclass(hint, Config):
         yield from _config_problems(hint, value, where)
     elif origin is tuple:

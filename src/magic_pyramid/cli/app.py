@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from magic_pyramid.cli import bench, demo, evaluate, explain, export, info, predict, train, tune
+from magic_pyramid.cli import bench, calibrate, demo, evaluate, explain, export, info, predict, train, tune
 from magic_pyramid.errors import ConfigError, nearest
 
 PROGRAM = "magic-pyramid"
@@ -19,6 +19,7 @@ _VERBS: dict[Callable[..., None], tuple[str, ...]] = {
     evaluate.evaluate: evaluate.EXAMPLES,
     predict.predict: predict.EXAMPLES,
     explain.explain: explain.EXAMPLES,
+    calibrate.calibrate: calibrate.EXAMPLES,
     export.export: export.EXAMPLES,
     tune.tune_engine: tune.EXAMPLES,
     bench.bench: bench.EXAMPLES,

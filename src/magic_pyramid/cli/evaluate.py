@@ -1,6 +1,7 @@
 """`magic-pyramid evaluate`: accuracy, FLOPs and wall-clock on labelled texts, against the dense twin."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from magic_pyramid.cli.options import (
     ModelArgument,
     PairColumn,
     ScaleOption,
+    SpeedOption,
     TextColumn,
     ThreadsOption,
     ThresholdOption,
@@ -28,6 +30,10 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Columns, LabelledData, load_data
 from magic_pyramid.errors import InputError
 
+if TYPE_CHECKING:
+    from magic_pyramid.classifier import Classifier
+    from magic_pyramid.data import Example
+
 EXAMPLES = (
     "magic-pyramid evaluate runs/reviews --data reviews/ --split test",
     "magic-pyramid evaluate demo --data my_reviews.csv --exit-threshold 0.3 --json",
@@ -41,6 +47,7 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
     exit_threshold: ThresholdOption = None,
     prune_scale: ScaleOption = None,
+    speed: SpeedOption = None,
     batch_size: BatchOption = "32",
     repeats: Annotated[
         int, typer.Option("--repeats", min=0, help="Timed runs of each side, alternating; 0 times nothing.")
@@ -53,12 +60,18 @@ def evaluate(
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     where: WhereOption = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep", metavar="FILE", help="Draw accuracy over FLOPs of every setting (.png, .svg)."
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model on labelled texts, next to the same weights with pruning and exits off."""
-    given = knobs(exit_threshold, prune_scale)
+    given = knobs(exit_threshold, prune_scale, speed)
     size, conditions = read_batch_size(batch_size), read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
     from magic_pyramid.classifier import Classifier, use_threads
@@ -80,12 +93,35 @@ def evaluate(
         "split": found,
         **classifier.evaluate(examples, batch_size=size, repeats=repeats, **given),
     }
+    if picture is not None:
+        row["sweep"] = draw(classifier, examples, picture, title=f"{model} on {labelled.name}, {found}")
     if as_json:
         print_json(row)
         return
     from magic_pyramid.report.table import evaluation_renderable
 
     show(evaluation_renderable([row], title=f"{model} on {labelled.name}, {found}"))
+
+
+def draw(classifier: "Classifier", examples: "list[Example]", picture: Path, *, title: str) -> dict[str, Any]:
+    """Draw the curve of a model, with the stored speeds marked; gives its points."""
+    from magic_pyramid.certify import SPEEDS
+    from magic_pyramid.certify.certificate import stored_certificate
+    from magic_pyramid.engine.interface import DENSE
+    from magic_pyramid.metrics import METRIC_NAMES
+    from magic_pyramid.report.sweep_plot import draw_sweep
+    from magic_pyramid.sweep import sweep
+
+    config = classifier.config
+    named = {"dense": DENSE, "default": classifier.setting()}
+    if stored_certificate(classifier.info) is not None:
+        named = {"dense": DENSE, **{name: classifier.setting(speed=name) for name in SPEEDS}}
+    labels = [example.label for example in examples if example.label is not None]
+    encoded = classifier.encode([example.inputs for example in examples])
+    points, marked = sweep(classifier.all_heads_engine, config, encoded, labels, named=named)
+    draw_sweep(points, marked, picture, title=title, metric=METRIC_NAMES[config.problem_type])
+    say(f"drawn: {picture}")
+    return {"points": points, "named": marked}
 
 
 def load_for(

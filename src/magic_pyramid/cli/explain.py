@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from magic_pyramid.cli.options import JsonOption, ModelArgument, ScaleOption, ThresholdOption, knobs
+from magic_pyramid.cli.options import (
+    JsonOption,
+    ModelArgument,
+    ScaleOption,
+    SpeedOption,
+    ThresholdOption,
+    knobs,
+)
 from magic_pyramid.cli.output import print_json, say, show
 from magic_pyramid.errors import ConfigError, InputError
 
@@ -25,6 +32,7 @@ def explain(
     ] = None,
     exit_threshold: ThresholdOption = None,
     prune_scale: ScaleOption = None,
+    speed: SpeedOption = None,
     png: Annotated[Path | None, typer.Option("--png", help="Draw the pyramid into this picture.")] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the pyramid as one self-contained page.")
@@ -38,7 +46,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show where each token of a text was dropped, where the text left, and what that cost."""
-    given = knobs(exit_threshold, prune_scale)
+    given = knobs(exit_threshold, prune_scale, speed)
     for path in (png, html, attention):
         check_target(path)
     from magic_pyramid.classifier import Classifier

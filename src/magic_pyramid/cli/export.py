@@ -76,6 +76,7 @@ def export(
         raise ConfigError(f"--to is {to!r}; {nearest(to, FORMATS)}")
     conditions = read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
+    from magic_pyramid.certify.certificate import stored_certificate, without_certificate
     from magic_pyramid.classifier import Classifier, use_threads
     from magic_pyramid.export import accept_export, export_native, export_onnx, export_single_graph
 
@@ -118,7 +119,7 @@ def export(
         output,
         encoder=classifier.encoder,
         precision=precision,
-        info=classifier.info,
+        info=classifier.info if precision == "fp32" else without_certificate(classifier.info),
         accept=accept,
     )
     row = {
@@ -131,12 +132,22 @@ def export(
         "bytes": sum(file.stat().st_size for file in output.iterdir()),
         **found,
     }
+    if precision != "fp32" and stored_certificate(classifier.info) is not None:
+        say(f"the certificate is of fp32 and was left out; {_RECERTIFY[to]}")
     if as_json:
         print_json(row)
         return
     say(f"{output}: for {to}, {row['bytes'] / 1e6:.1f} MB, {written.precision}")
     for line in _lines(found):
         say(line)
+
+
+_RECERTIFY = {
+    "native": "for a promise about this export: magic-pyramid calibrate EXPORT --data HELD_OUT_ROWS",
+    "onnx": "exports to ONNX cannot be calibrated",
+    "onnx-single": "exports to ONNX cannot be calibrated",
+}
+"""What to do about an export whose precision is not the calibrated one."""
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

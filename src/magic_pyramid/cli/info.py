@@ -128,7 +128,8 @@ def _exits_line(found: dict[str, Any]) -> str:
     if exits is None:
         return "none"
     threshold = found["exit_threshold"]
-    when = "off by default" if threshold is None else f"{exits['criterion']} at most {threshold:g}"
+    words = f"{threshold:g}" if isinstance(threshold, float) else f"{list(threshold or ())}, one a head"
+    when = "off by default" if threshold is None else f"{exits['criterion']} at most {words}"
     layers = ", ".join(map(str, found["exit_layers"]))
     asked = ", ".join(map(str, found["tested_layers"])) or "none"
     tuned = "" if exits["tested_layers"] is None else f"; asked: {asked}"

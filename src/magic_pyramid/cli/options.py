@@ -46,7 +46,8 @@ ThresholdOption = Annotated[
     typer.Option(
         "--exit-threshold",
         metavar="X",
-        help="Depth knob: in [0, 1], larger leaves earlier; none runs every layer. Default: as calibrated.",
+        help="Depth knob: in [0, 1], larger leaves earlier; one for each exit head as in 0.1,0.3; none runs "
+        "every layer. Default: as calibrated.",
     ),
 ]
 ScaleOption = Annotated[
@@ -56,6 +57,12 @@ ScaleOption = Annotated[
         metavar="X",
         help="Width knob: multiplier of the token thresholds, larger drops more, 0 drops nothing. "
         "Default: as calibrated.",
+    ),
+]
+SpeedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speed", help="certified, balanced or fastest, as calibrate stored them; instead of both knobs."
     ),
 ]
 BatchOption = Annotated[
@@ -80,9 +87,17 @@ def columns_of(text: str | None, pair: str | None, label: str | None = None) -> 
     return Columns(text=text, text_pair=pair, label=label)
 
 
-def knobs(exit_threshold: str | None, prune_scale: float | None) -> dict[str, Any]:
-    """The speed knobs that were given, by the classifier's names; those not given stay calibrated."""
-    given: dict[str, Any] = {}
+def knobs(exit_threshold: str | None, prune_scale: float | None, speed: str | None = None) -> dict[str, Any]:
+    """The speed knobs that were given, by the classifier's names; those not given stay calibrated.
+
+    Raises:
+        ConfigError: a threshold cannot be read, or a speed was given beside another knob.
+    """
+    if speed is not None and (exit_threshold is not None or prune_scale is not None):
+        raise ConfigError(
+            "--speed sets exit threshold and prune scale; give it, or --exit-threshold and --prune-scale"
+        )
+    given: dict[str, Any] = {} if speed is None else {"speed": speed}
     if exit_threshold is not None:
         given["exit_threshold"] = read_exit_threshold(exit_threshold)
     if prune_scale is not None:
@@ -90,21 +105,22 @@ def knobs(exit_threshold: str | None, prune_scale: float | None) -> dict[str, An
     return given
 
 
-def read_exit_threshold(text: str) -> float | None:
-    """A number in [0, 1], or none.
+def read_exit_threshold(text: str) -> float | tuple[float, ...] | None:
+    """A number in [0, 1], several with commas, or none.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of these.
     """
     if text.strip().lower() == "none":
         return None
     try:
-        value = float(text)
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(
             f"--exit-threshold is {text!r}; give a number in [0, 1] (larger leaves earlier), "
-            "or none to run every layer"
+            "one for each exit head with commas, or none to run every layer"
         ) from None
+    value = values if len(values) > 1 else values[0]
     check_exit_threshold(value)
     return value
 

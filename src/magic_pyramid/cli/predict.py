@@ -19,6 +19,7 @@ from magic_pyramid.cli.options import (
     ModelArgument,
     PairColumn,
     ScaleOption,
+    SpeedOption,
     TextColumn,
     ThreadsOption,
     ThresholdOption,
@@ -48,6 +49,7 @@ class Job:
     target_format: str
     columns: Columns
     resume: bool
+    speed_column: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """The rows of the input."""
@@ -96,6 +98,11 @@ def predict(
     text_pair_column: PairColumn = None,
     exit_threshold: ThresholdOption = None,
     prune_scale: ScaleOption = None,
+    speed: SpeedOption = None,
+    speed_column: Annotated[
+        str | None,
+        typer.Option("--speed-column", help="Column that names the speed of each row; empty: as calibrated."),
+    ] = None,
     batch_size: BatchOption = None,
     chunk_rows: Annotated[
         int, typer.Option("--chunk-rows", min=1, help="Rows read and answered together; memory is for these.")
@@ -119,8 +126,11 @@ def predict(
         target_format="jsonl" if as_json else target_format,
         columns=columns_of(text_column, text_pair_column),
         resume=resume,
+        speed_column=speed_column,
     )
-    given, size = knobs(exit_threshold, prune_scale), read_batch_size(batch_size)
+    if speed_column is not None and not (exit_threshold is prune_scale is speed is None):
+        raise ConfigError("--speed-column names the speed of each row; give it, or the knobs of all rows")
+    given, size = knobs(exit_threshold, prune_scale, speed), read_batch_size(batch_size)
     rows = job.rows()
     from magic_pyramid.classifier import Classifier, use_threads
 
@@ -137,8 +147,8 @@ def predict(
 
 
 def _answering(classifier: Any, *, batch_size: int | None, knobs: dict[str, Any]) -> Callable[[Any], Any]:
-    def answer(texts: Any) -> Any:
-        return classifier.predict(texts, batch_size=batch_size, **knobs)
+    def answer(texts: Any, **own: Any) -> Any:
+        return classifier.predict(texts, batch_size=batch_size, **knobs, **own)
 
     return answer
 
@@ -153,6 +163,7 @@ def plan_job(
     target_format: str | None,
     columns: Columns,
     resume: bool,
+    speed_column: str | None = None,
 ) -> Job:
     """Settle where rows come from, where answers go, and in which formats.
 
@@ -181,6 +192,7 @@ def plan_job(
         target_format=used_target,
         columns=columns,
         resume=resume,
+        speed_column=speed_column,
     )
 
 
@@ -229,7 +241,9 @@ def stream_answers(
     with _target(job.target, keep_bytes=done.num_bytes) as stream:
         writer = row_writer(stream, job.target_format, header=done.header)
         try:
-            for chunk in answer_rows(rows, answer, config=config, chunk_rows=chunk_rows):
+            for chunk in answer_rows(
+                rows, answer, config=config, chunk_rows=chunk_rows, speed_field=job.speed_column
+            ):
                 writer.write([row.fields() for row in chunk])
                 totals.add(chunk)
                 _report_bad(job, chunk)

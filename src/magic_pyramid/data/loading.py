@@ -43,11 +43,16 @@ class LabelledData:
     """Whether `validation` was taken out of train."""
 
     def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 of a split's examples, order included."""
-        digest = hashlib.sha256()
-        for example in self.splits[split]:
-            digest.update(json.dumps([example.text, example.text_pair, example.label]).encode() + b"\n")
-        return digest.hexdigest()[:16]
+        """``fingerprint_of`` a split."""
+        return fingerprint_of(self.splits[split])
+
+
+def fingerprint_of(examples: Sequence[Example]) -> str:
+    """First 16 hex digits of the SHA-256 of examples, order included."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.text, example.text_pair, example.label]).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from magic_pyramid.config import ExitConfig, ModelConfig
+from magic_pyramid.exit_thresholds import ExitThreshold, threshold_after
 
 
 def uncertainty(
@@ -56,8 +57,8 @@ class ArrayExitRule:
 
     config: ModelConfig
     """The model, which has exits."""
-    threshold: float
-    """Leave when the uncertainty is at most this; with `patience` any number switches the rule on."""
+    threshold: ExitThreshold
+    """Leave when the uncertainty is at most this, or this layer's; with `patience` any number is on."""
 
     def start(self, num_sequences: int) -> ArrayState:
         """State before the first exit head."""
@@ -68,14 +69,14 @@ class ArrayExitRule:
         )
 
     def test(
-        self, logits: Float32[np.ndarray, "seqs labels"], state: ArrayState
+        self, logits: Float32[np.ndarray, "seqs labels"], state: ArrayState, *, layer: int
     ) -> tuple[Bool[np.ndarray, " seqs"], ArrayState]:
-        """Which sequences leave here, and the state for the next exit head (of all of them)."""
+        """Which sequences leave after a 0-based layer, and the state for the next exit head (of all)."""
         settings = self.config.exit or ExitConfig()
         if settings.criterion == "patience":
             return self._test_patience(logits, state, settings)
         unsure = uncertainty(logits, problem_type=self.config.problem_type, criterion=settings.criterion)
-        return unsure <= np.float32(self.threshold), state
+        return unsure <= np.float32(threshold_after(self.config, self.threshold, layer)), state
 
     def _test_patience(
         self, logits: np.ndarray, state: ArrayState, settings: ExitConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.interface import default_setting
+from magic_pyramid.engine.interface import Setting, default_setting, thresholds_by_layer
 from magic_pyramid.engine.plan_files import PRECISIONS, Precision, check_sha256, reading_plan
 from magic_pyramid.engine.segments import NEWEST_OPSET
 from magic_pyramid.errors import CheckpointError
@@ -17,6 +17,8 @@ INTERFACE_VERSION = 1
 GRAPH_FILE = "model.onnx"
 NEVER_LEAVE = -1.0
 """Value of the input ``exit_threshold`` that switches exits off, as any negative number does."""
+EACH_ITS_OWN = 2.0
+"""Value of that input, as any number above 1, that gives each exit head its own of ``exit_thresholds``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Value:
     shape: tuple[int | str, ...]
     """Sizes; a text is one that varies, an empty shape is a single number."""
     meaning: str
+    is_optional: bool = False
+    """Whether the graph holds a value for a program that gives none."""
 
 
 def inputs_of(config: ModelConfig) -> tuple[Value, ...]:
@@ -53,9 +57,19 @@ def inputs_of(config: ModelConfig) -> tuple[Value, ...]:
     by_patience = config.exit is not None and config.exit.criterion == "patience"
     switch = "0 or more lets it leave once enough exit heads agree"
     bar = "Leave at the first layer whose uncertainty is at most this, in [0, 1]: larger leaves earlier"
-    leaves = f"{switch if by_patience else bar}; a negative number never leaves."
-    threshold = Value("exit_threshold", "float32", (), leaves)
-    return (ids, *((types,) if config.backbone.type_vocab_size else ()), scale, threshold)
+    leaves = f"{switch if by_patience else bar}; a negative number never leaves"
+    threshold = Value(
+        "exit_threshold", "float32", (), f"{leaves}, one above 1 takes `exit_thresholds` instead."
+    )
+    own = Value(
+        "exit_thresholds",
+        "float32",
+        (len(config.exit_layers),),
+        "Optional: a threshold for each exit head; the graph holds those of the model.",
+        is_optional=True,
+    )
+    has_types, has_exits = config.backbone.type_vocab_size > 0, bool(config.exit_layers)
+    return (ids, *((types,) if has_types else ()), scale, threshold, *((own,) if has_exits else ()))
 
 
 def outputs_of(config: ModelConfig) -> tuple[Value, ...]:
@@ -91,9 +105,10 @@ class GraphInterface:
 
     @property
     def defaults(self) -> dict[str, float]:
-        """The knobs as they are stored in the model."""
+        """The knobs as they are stored in the model; what is optional has its value in the graph."""
         stored = default_setting(self.config)
-        threshold = NEVER_LEAVE if stored.exit_threshold is None else stored.exit_threshold
+        own = exit_thresholds(self.config, stored)
+        threshold = EACH_ITS_OWN if len(set(own)) > 1 else (own or [NEVER_LEAVE])[0]
         return {"prune_scale": stored.prune_scale, "exit_threshold": threshold}
 
     def to_json(self) -> str:
@@ -134,6 +149,17 @@ class GraphInterface:
             )
         check_sha256(folder, {GRAPH_FILE: interface.sha256}, plan=INTERFACE_FILE)
         return interface
+
+
+def exit_thresholds(config: ModelConfig, setting: Setting) -> list[float]:
+    """The input ``exit_thresholds`` of a setting: one an exit head, ``NEVER_LEAVE`` where none is asked.
+
+    Raises:
+        ConfigError: a layer is asked that has no exit head, or the number of thresholds is another.
+    """
+    by_layer = thresholds_by_layer(config, setting, unasked=NEVER_LEAVE)
+    # Through its decimal form, so that 0.1 stays 0.1.
+    return [float(str(by_layer[layer])) for layer in config.exit_layers]
 
 
 def _described(value: Value) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What every engine takes and gives, so that the classifier need not know which one runs."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from magic_pyramid.config import ModelConfig, check_exit_layers, check_exit_threshold
 from magic_pyramid.errors import ConfigError
+from magic_pyramid.exit_thresholds import ExitThreshold, threshold_after
 from magic_pyramid.tokenization import EncodedTexts
 
 
@@ -17,14 +18,14 @@ class Setting:
 
     prune_scale: float = 1.0
     """Multiplier of the model's token thresholds, >= 0; larger removes more, 0 removes nothing."""
-    exit_threshold: float | None = None
-    """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer."""
+    exit_threshold: ExitThreshold | None = None
+    """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer. A tuple
+    has a value for each exit layer of the model, asked or not."""
     exit_layers: tuple[int, ...] | None = None
     """0-based layers whose exit head is asked; None: every layer that has one."""
 
     def __post_init__(self) -> None:
-        if self.exit_threshold is not None:
-            check_exit_threshold(self.exit_threshold)
+        check_exit_threshold(self.exit_threshold)
         is_number = isinstance(self.prune_scale, int | float) and not isinstance(self.prune_scale, bool)
         if not is_number or not 0.0 <= self.prune_scale < float("inf"):
             raise ConfigError(
@@ -49,12 +50,28 @@ def layers_tested(config: ModelConfig, setting: Setting) -> tuple[int, ...]:
     """0-based layers whose exit head is asked under a setting, ascending; none where exits are off.
 
     Raises:
-        ConfigError: the setting names a layer that has no exit head.
+        ConfigError: the setting names a layer that has no exit head, or has another number of thresholds.
     """
     check_exit_layers("exit_layers", setting.exit_layers, config.exit_layers)
     if setting.exit_threshold is None:
         return ()
+    if config.exit is not None:
+        check_exit_threshold(setting.exit_threshold, heads=len(config.exit_layers))
     return config.exit_layers if setting.exit_layers is None else tuple(sorted(set(setting.exit_layers)))
+
+
+def thresholds_by_layer(
+    config: ModelConfig, setting: Setting, *, unasked: float
+) -> Float32[np.ndarray, " layers"]:
+    """What each layer's exit head compares with; ``unasked`` where none is asked.
+
+    Raises:
+        ConfigError: as ``layers_tested``.
+    """
+    thresholds = np.full(config.backbone.num_hidden_layers, unasked, dtype=np.float32)
+    for layer in layers_tested(config, setting):
+        thresholds[layer] = threshold_after(config, setting.exit_threshold or 0.0, layer)
+    return thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +95,24 @@ class EngineOutput:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllAnswers:
+    """What all heads say at one prune scale when nobody leaves."""
+
+    logits: dict[int, Float32[np.ndarray, "inputs labels"]]
+    """Of each exit layer and, under the last layer, of the final head."""
+    num_tokens: Int64[np.ndarray, "inputs layers_plus_1"]
+    """As in ``EngineOutput``, every layer run."""
+
+    @classmethod
+    def empty(cls, count: int, config: ModelConfig) -> Self:
+        """Zeros for so many inputs, to be written into."""
+        output = EngineOutput.empty(count, config)
+        last = config.backbone.num_hidden_layers - 1
+        logits = {layer: np.zeros_like(output.logits) for layer in (*config.exit_layers, last)}
+        return cls(logits=logits, num_tokens=output.num_tokens)
+
+
 class Engine(Protocol):
     """Runs encoded texts under a setting."""
 
@@ -92,4 +127,13 @@ class Engine(Protocol):
             setting: the speed knob.
             batch_size: sequences per batch; None fills batches up to the engine's token budget.
         """
+        ...
+
+
+@runtime_checkable
+class AsksAllHeads(Protocol):
+    """An engine that can also say what every head would answer."""
+
+    def answer_all_heads(self, encoded: EncodedTexts, *, scale: float) -> AllAnswers:
+        """Run every layer, tokens removed at this multiple of the thresholds, and ask every head."""
         ...

@@ -7,7 +7,13 @@ from typing import ClassVar, Self
 import numpy as np
 
 from magic_pyramid.config import ExitConfig, ModelConfig
-from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
+from magic_pyramid.engine.interface import (
+    AllAnswers,
+    EngineOutput,
+    Setting,
+    layers_tested,
+    thresholds_by_layer,
+)
 from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_weights
 from magic_pyramid.engine.plan_files import Precision
 from magic_pyramid.engine.scheduler import plan_batches
@@ -106,30 +112,56 @@ class NativeEngine:
         Raises:
             ConfigError: ``batch_size`` is not positive, or a layer is asked that has no exit head.
         """
-        config, lengths = self._config, encoded.lengths
-        layers, count = config.backbone.num_hidden_layers, len(encoded)
-        tests_exit = np.zeros(layers, dtype=np.uint8)
-        tests_exit[list(layers_tested(config, setting))] = 1
-        output = EngineOutput.empty(count, config)
-        for rows in plan_batches(lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size):
-            part = EngineOutput.empty(len(rows), config)
-            starts = np.zeros(len(rows) + 1, dtype=np.int64)
-            np.cumsum([lengths[row] for row in rows], out=starts[1:])
-            self._model.run(
-                token_ids=_joined(encoded.token_ids, rows),
-                token_types=_joined(encoded.token_type_ids, rows) if self._has_types else None,
-                starts=starts,
-                prune_scale=setting.prune_scale,
-                exit_threshold=setting.exit_threshold or 0.0,
-                tests_exit=tests_exit,
-                logits=part.logits,
-                exit_layer=part.exit_layer,
-                num_tokens=part.num_tokens,
-            )
+        output = EngineOutput.empty(len(encoded), self._config)
+        for rows in plan_batches(
+            encoded.lengths, tokens_per_batch=self.tokens_per_batch, batch_size=batch_size
+        ):
+            part = self._run(encoded, rows, setting)
             output.logits[rows] = part.logits
             output.exit_layer[rows] = part.exit_layer
             output.num_tokens[rows] = part.num_tokens
         return output
+
+    def answer_all_heads(self, encoded: EncodedTexts, *, scale: float) -> AllAnswers:
+        """Run every layer, tokens removed at this multiple of the thresholds, and ask every head."""
+        config, labels = self._config, self._config.num_labels
+        answers = AllAnswers.empty(len(encoded), config)
+        for rows in plan_batches(encoded.lengths, tokens_per_batch=self.tokens_per_batch, batch_size=None):
+            heads = np.zeros((config.backbone.num_hidden_layers, len(rows), labels), dtype=np.float32)
+            part = self._run(encoded, rows, Setting(prune_scale=scale), all_logits=heads)
+            answers.num_tokens[rows] = part.num_tokens
+            for layer, logits in answers.logits.items():
+                logits[rows] = heads[layer]
+        return answers
+
+    def _run(
+        self,
+        encoded: EncodedTexts,
+        rows: list[int],
+        setting: Setting,
+        *,
+        all_logits: np.ndarray | None = None,
+    ) -> EngineOutput:
+        """Answer one batch; into ``all_logits`` goes what every head says."""
+        config = self._config
+        tests_exit = np.zeros(config.backbone.num_hidden_layers, dtype=np.uint8)
+        tests_exit[list(layers_tested(config, setting))] = 1
+        part = EngineOutput.empty(len(rows), config)
+        starts = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(encoded.token_ids[row]) for row in rows], out=starts[1:])
+        self._model.run(
+            token_ids=_joined(encoded.token_ids, rows),
+            token_types=_joined(encoded.token_type_ids, rows) if self._has_types else None,
+            starts=starts,
+            prune_scale=setting.prune_scale,
+            exit_thresholds=thresholds_by_layer(config, setting, unasked=0.0),
+            tests_exit=tests_exit,
+            all_logits=all_logits,
+            logits=part.logits,
+            exit_layer=part.exit_layer,
+            num_tokens=part.num_tokens,
+        )
+        return part
 
 
 def _joined(values: list[list[int]], rows: list[int]) -> np.ndarray:

@@ -292,7 +292,7 @@ class _Run:
     def _test_exits(self, layer: int, batch: ArrayBatch) -> ArrayBatch:
         """Write down the sequences that leave, and give the others."""
         logits = self.engine.ask(layer, batch)
-        leaves, agreement = self.rule.test(logits, batch.agreement)
+        leaves, agreement = self.rule.test(logits, batch.agreement, layer=layer)
         batch = replace(batch, agreement=agreement)
         if not leaves.any():
             return batch

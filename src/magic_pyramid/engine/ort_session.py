@@ -61,12 +61,14 @@ class OrtGraph:
             raise CheckpointError(
                 f"{path}: onnxruntime refuses the graph ({reason}); export the model again"
             ) from None
-        self.inputs = tuple(port.name for port in self._session.get_inputs())
+        # An input that the graph holds a value for is an initializer that may be overridden.
+        ports = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
+        self.inputs = tuple(port.name for port in ports)
         self.outputs = tuple(port.name for port in self._session.get_outputs())
 
     def run(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name; of the values only the graph's inputs are read."""
-        results = self._session.run(None, {name: values[name] for name in self.inputs})
+        results = self._session.run(None, {name: values[name] for name in self.inputs if name in values})
         return {name: _plain(value) for name, value in zip(self.outputs, results, strict=True)}
 
 

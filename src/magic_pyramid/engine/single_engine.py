@@ -6,11 +6,17 @@ from typing import ClassVar
 import numpy as np
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.graph_interface import GRAPH_FILE, NEVER_LEAVE, GraphInterface
-from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
+from magic_pyramid.engine.graph_interface import (
+    EACH_ITS_OWN,
+    GRAPH_FILE,
+    GraphInterface,
+    exit_thresholds,
+    inputs_of,
+)
+from magic_pyramid.engine.interface import EngineOutput, Setting
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.plan_files import Precision
-from magic_pyramid.errors import ConfigError
+from magic_pyramid.errors import CheckpointError
 from magic_pyramid.tokenization import EncodedTexts
 
 
@@ -33,6 +39,8 @@ class SingleGraphEngine:
         self.interface = GraphInterface.read(Path(folder))
         self.path = Path(folder) / GRAPH_FILE
         self._graph = OrtGraph(self.path, threads=threads)
+        if missing := {value.name for value in inputs_of(self.config)} - set(self._graph.inputs):
+            raise CheckpointError(f"{self.path} has no input {', '.join(missing)}; export the model again")
 
     @property
     def config(self) -> ModelConfig:
@@ -48,20 +56,13 @@ class SingleGraphEngine:
         """Answer every input, each alone; ``batch_size`` changes nothing.
 
         Raises:
-            ConfigError: some of the graph's exit heads are to be asked and others not.
+            ConfigError: a layer is asked that has no exit head, or the number of thresholds is another.
         """
-        count, config = len(encoded), self.config
-        asked = layers_tested(config, setting)
-        if asked and asked != config.exit_layers:
-            raise ConfigError(
-                f"exit_layers is {setting.exit_layers}; one graph asks all of its heads, after the layers "
-                f"{config.exit_layers}, or none: export it again from a model with these tested_layers"
-            )
-        output = EngineOutput.empty(count, config)
-        threshold = setting.exit_threshold if asked else NEVER_LEAVE
+        output = EngineOutput.empty(len(encoded), self.config)
         knobs = {
             "prune_scale": np.array(setting.prune_scale, dtype=np.float32),
-            "exit_threshold": np.array(threshold, dtype=np.float32),
+            "exit_threshold": np.array(EACH_ITS_OWN, dtype=np.float32),
+            "exit_thresholds": np.array(exit_thresholds(self.config, setting), dtype=np.float32),
         }
         for row, (ids, types) in enumerate(zip(encoded.token_ids, encoded.token_type_ids, strict=True)):
             tokens = {"token_ids": np.array(ids, np.int64), "token_type_ids": np.array(types, np.int64)}

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from magic_pyramid.engine.interface import EngineOutput, Setting, layers_tested
+from magic_pyramid.engine.interface import AllAnswers, EngineOutput, Setting, layers_tested
 from magic_pyramid.engine.scheduler import plan_batches
 from magic_pyramid.exiting.criteria import ExitRule
 from magic_pyramid.model import PyramidModel
@@ -62,6 +62,26 @@ class TorchEngine:
         return output
 
     @torch.inference_mode()
+    def answer_all_heads(self, encoded: EncodedTexts, *, scale: float) -> AllAnswers:
+        """Run every layer, tokens removed at this multiple of the thresholds, and ask every head."""
+        model = self.model
+        config, device = model.config, model.embeddings.token.weight.device
+        answers = AllAnswers.empty(len(encoded), config)
+        last = config.backbone.num_hidden_layers - 1
+        for rows in plan_batches(encoded.lengths, tokens_per_batch=self.tokens_per_batch, batch_size=None):
+            chosen = encoded.select(rows)
+            batch = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids).to(device)
+            state = model.begin(batch)
+            answers.num_tokens[rows, 0] = chosen.lengths
+            for layer in range(last + 1):
+                state = model.remove_tokens(state, layer, scale=scale)
+                answers.num_tokens[rows, layer + 1] = state.batch.lengths.cpu().numpy()
+                if layer in answers.logits:
+                    head = model.final_head if layer == last else model.exit_head(layer)
+                    answers.logits[layer][rows] = head(state.hidden_states, state.batch).float().cpu().numpy()
+        return answers
+
+    @torch.inference_mode()
     def answer(self, batch: PackedBatch, *, setting: Setting) -> PackedAnswers:
         """Answer one packed batch, whose ``sequence_ids`` must count from 0."""
         config, device = self.model.config, self.model.embeddings.token.weight.device
@@ -82,7 +102,7 @@ class TorchEngine:
             if layer not in exit_layers:
                 continue
             logits = self.model.exit_head(layer)(state.hidden_states, state.batch)
-            leaves, agreement = rule.test(logits, agreement)
+            leaves, agreement = rule.test(logits, agreement, layer=layer)
             if not bool(leaves.any()):
                 continue
             answers.write(state.batch.sequence_ids[leaves], layer, logits[leaves])

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from magic_pyramid.config import ExitConfig, ModelConfig, ProblemType
+from magic_pyramid.exit_thresholds import ExitThreshold, threshold_after
 
 Confidence = Literal["entropy", "max_prob", "margin"]
 
@@ -58,24 +59,24 @@ class ExitRule:
 
     config: ModelConfig
     """The model, whose exit settings are followed."""
-    threshold: float | None
-    """Leave when the uncertainty is at most this; with `patience` any number switches the rule on."""
+    threshold: ExitThreshold | None
+    """Leave when the uncertainty is at most this, or this layer's; with `patience` any number is on."""
 
     def start(self, num_sequences: int, *, device: torch.device | str = "cpu") -> ExitState:
         """State before the first exit head."""
         return ExitState(answer=None, streak=torch.zeros(num_sequences, dtype=torch.int64, device=device))
 
     def test(
-        self, logits: Float[Tensor, "seqs labels"], state: ExitState
+        self, logits: Float[Tensor, "seqs labels"], state: ExitState, *, layer: int
     ) -> tuple[Bool[Tensor, " seqs"], ExitState]:
-        """Which sequences leave here, and the state for the next exit head (of all of them)."""
+        """Which sequences leave after a 0-based layer, and the state for the next exit head (of all)."""
         settings = self.config.exit
         if self.threshold is None or settings is None:
             return torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device), state
         if settings.criterion == "patience":
             return _test_patience(logits, state, config=self.config, settings=settings)
         unsure = uncertainty(logits, problem_type=self.config.problem_type, criterion=settings.criterion)
-        return unsure <= self.threshold, state
+        return unsure <= threshold_after(self.config, self.threshold, layer), state
 
 
 def _test_patience(

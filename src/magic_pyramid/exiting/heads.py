@@ -18,6 +18,12 @@ from magic_pyramid.packing import PackedBatch, unpack
 
 HeadKind = Literal["fastbert", "cls", "block"]
 
+LAST_LAYERS: dict[HeadKind, str] = {
+    "fastbert": "output",
+    "cls": "output",
+    "block": "classifier.output",
+}
+"""The linear layer of each kind of head that gives the logits."""
 _NO_INPUT_DROPOUT = frozenset({"bert", "distilbert"})
 """Model types whose classifier drops out after its first layer only."""
 

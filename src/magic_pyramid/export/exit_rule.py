@@ -21,12 +21,20 @@ class GraphExitRule:
     config: ModelConfig
     """The model, which has exits."""
     threshold: str
-    """Leave when the uncertainty is at most this."""
+    """Leave when the uncertainty is at most this, never when it is below 0; above 1, each has its own."""
 
     @property
     def settings(self) -> ExitConfig:
         """How the model exits."""
         return self.config.exit or ExitConfig()
+
+    def thresholds(self, own: str) -> list[str]:
+        """What each exit head compares with, each ``[1]``, in the order of the exit layers."""
+        graph = self.graph
+        is_own = graph.op("Greater", self.threshold, graph.constant(np.float32(1)))
+        used = graph.op("Where", is_own, own, self.threshold)
+        places = range(len(self.config.exit_layers))
+        return [graph.op("Gather", used, graph.integers(place)) for place in places]
 
     def start(self) -> Memory:
         """The memory before the first exit head: NaN, which agrees with nothing."""
@@ -40,12 +48,12 @@ class GraphExitRule:
         remembers = self.settings.criterion == "patience"
         return [(FLOAT, (1, self._answers)), (INT64, (1,))] if remembers else []
 
-    def test(self, logits: str, memory: Memory) -> tuple[str, Memory]:
+    def test(self, logits: str, memory: Memory, *, threshold: str) -> tuple[str, Memory]:
         """Whether the sequence leaves, ``[1]``, bool, and the memory for the next exit head."""
         if memory:
             return self._test_patience(logits, *memory)
         unsure = uncertainty(self.graph, logits, config=self.config)
-        return self.graph.op("LessOrEqual", unsure, self.threshold), ()
+        return self.graph.op("LessOrEqual", unsure, threshold), ()
 
     def _test_patience(self, logits: str, previous: str, streak: str) -> tuple[str, Memory]:
         graph, problem = self.graph, self.config.problem_type

@@ -102,6 +102,11 @@ class GraphBuilder:
         self._nodes.append(node)
         return names[0]
 
+    def default(self, name: str, values: Any) -> str:
+        """Give an input of the graph, fp32, the value that counts where a program gives none."""
+        self._constants[name] = numpy_helper.from_array(np.asarray(values, dtype=np.float32), name)
+        return name
+
     def layer_norm(self, value: str, weight: np.ndarray, bias: np.ndarray, *, epsilon: float) -> str:
         """Normalise each row.
 

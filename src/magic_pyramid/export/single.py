@@ -13,7 +13,8 @@ import onnx
 from onnx import helper
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.graph_interface import Value, inputs_of, outputs_of
+from magic_pyramid.engine.graph_interface import Value, exit_thresholds, inputs_of, outputs_of
+from magic_pyramid.engine.interface import default_setting
 from magic_pyramid.engine.segments import Segment
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.export.encoder import Alive, Layers, Weights, embed
@@ -62,13 +63,16 @@ class _SingleGraph:
         graph, config = self.graph, self.config
         state = self._begin()
         counts = [state.alive.lengths]
-        may_exit = graph.op("GreaterOrEqual", "exit_threshold", graph.constant(np.float32(0)))
+        thresholds: dict[int, str] = {}
+        if config.exit_layers:
+            own = graph.default("exit_thresholds", exit_thresholds(config, default_setting(config)))
+            thresholds = dict(zip(config.exit_layers, self.rule.thresholds(own), strict=True))
         for part in segments_of(config.backbone.num_hidden_layers, config.exit_layers):
             alive, alive_after = self._run(part, state)
             state = replace(state, alive=alive)
             counts += alive_after
             if part.last in config.exit_layers:
-                state = self._ask(part.last, state, graph.op("And", state.running, may_exit))
+                state = self._ask(part.last, state, thresholds[part.last])
         self._finish(self._answer(state), graph.op("Concat", *counts, axis=0))
         if graph.constant_bytes > LARGEST_BYTES:
             raise ConfigError(
@@ -145,13 +149,15 @@ class _SingleGraph:
         )
         return alive, counts
 
-    def _ask(self, layer: int, state: _State, asked: str) -> _State:
+    def _ask(self, layer: int, state: _State, threshold: str) -> _State:
         """The exit head behind a layer, if it is asked."""
         graph, settings = self.graph, self.rule.settings
+        is_on = graph.op("GreaterOrEqual", threshold, graph.constant(np.float32(0)))
+        asked = graph.op("And", state.running, is_on)
 
         def ask() -> list[str]:
             logits = self._head(state, kind=settings.head, prefix=f"exit_heads.{layer}.")
-            leaves, memory = self.rule.test(logits, state.memory)
+            leaves, memory = self.rule.test(logits, state.memory, threshold=threshold)
             return [graph.op("Not", leaves), logits, *memory]
 
         def go_on() -> list[str]:

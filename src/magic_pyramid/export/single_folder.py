@@ -7,6 +7,7 @@ from typing import Any
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.graph_interface import GRAPH_FILE, INTERFACE_FILE, GraphInterface
 from magic_pyramid.engine.plan_files import file_sha256
+from magic_pyramid.exit_thresholds import threshold_after
 from magic_pyramid.export.folder import (
     check_precision,
     new_folder,
@@ -73,6 +74,11 @@ def export_single_graph(
 
 def _with_tested_heads(config: ModelConfig) -> ModelConfig:
     """The model without the exit heads that are not asked."""
-    if config.exit is None or config.exit.tested_layers is None:
+    exits = config.exit
+    if exits is None or exits.tested_layers is None:
         return config
-    return config.replace(exit=config.exit.replace(layers=config.exit.tested_layers, tested_layers=None))
+    threshold = exits.threshold
+    if isinstance(threshold, tuple):
+        threshold = tuple(threshold_after(config, threshold, layer) for layer in exits.tested_layers)
+    kept = exits.replace(layers=exits.tested_layers, tested_layers=None, threshold=threshold)
+    return config.replace(exit=kept)

@@ -46,7 +46,7 @@ def readme(interface: GraphInterface) -> str:
         inputs=_table(inputs),
         outputs=_table(outputs_of(interface.config)),
         labels=", ".join(f"`{label}`" for label in interface.config.labels),
-        feeds="\n".join(f"  {value.name}: {feeds[value.name]}," for value in inputs),
+        feeds="\n".join(f"  {value.name}: {feeds[value.name]}," for value in inputs if not value.is_optional),
         **interface.defaults,
     )
 

@@ -153,7 +153,7 @@ class Encoder::Run {
    public:
     Run(const Encoder& model, const mp_batch& batch, Pool& pool, Workspace& space)
         : model_(model), shape_(model.shape_), batch_(batch), pool_(pool), space_(space), alive_(space.alive),
-          stride_(model.stride_), rule_(model.shape_, batch.exit_threshold) {}
+          stride_(model.stride_), rule_(model.shape_) {}
 
     void answer() {
         check();
@@ -166,10 +166,13 @@ class Encoder::Run {
                 batch_.num_tokens[alive_.inputs[static_cast<size_t>(i)] * (shape_.num_layers + 1) + layer + 1] =
                     alive_.length(i);
             }
-            if (layer < last && batch_.tests_exit[layer]) test_exits(layer);
+            if (layer == last) continue;
+            if (batch_.all_logits && model_.layers_[static_cast<size_t>(layer)].exit_head.exists()) note(layer);
+            if (batch_.tests_exit[layer]) test_exits(layer);
         }
         if (alive_.num_sequences() == 0) return;
         ask(model_.final_head_);
+        if (batch_.all_logits) copy_logits(last);
         for (int64_t i = 0; i < alive_.num_sequences(); i++) write(i, last);
     }
 
@@ -196,6 +199,9 @@ class Encoder::Run {
         for (int32_t layer = 0; layer + 1 < shape_.num_layers; layer++) {
             if (batch_.tests_exit[layer] && !model_.layers_[static_cast<size_t>(layer)].exit_head.exists()) {
                 throw std::runtime_error("layer " + std::to_string(layer) + " has no exit head");
+            }
+            if (batch_.tests_exit[layer] && batch_.all_logits) {
+                throw std::runtime_error("all heads are wanted, so nobody may leave");
             }
         }
         for (int64_t i = 0; i < batch_.num_sequences; i++) {
@@ -407,11 +413,22 @@ class Encoder::Run {
         });
     }
 
+    // What the exit head after a layer says, while every sequence is there.
+    void note(int32_t layer) {
+        ask(model_.layers_[static_cast<size_t>(layer)].exit_head);
+        copy_logits(layer);
+    }
+
+    void copy_logits(int32_t layer) {
+        const int64_t count = batch_.num_sequences * shape_.num_labels;
+        std::copy(space_.logits.get(), space_.logits.get() + count, batch_.all_logits + layer * count);
+    }
+
     void test_exits(int32_t layer) {
         ask(model_.layers_[static_cast<size_t>(layer)].exit_head);
         std::vector<int64_t> staying;
         for (int64_t i = 0; i < alive_.num_sequences(); i++) {
-            if (rule_.leaves(i, space_.logits.get() + i * shape_.num_labels)) {
+            if (rule_.leaves(i, space_.logits.get() + i * shape_.num_labels, batch_.exit_thresholds[layer])) {
                 write(i, layer);
             } else {
                 staying.push_back(i);

@@ -42,8 +42,10 @@ typedef struct {
     const int64_t* starts;         // [sequences + 1]
     int64_t num_sequences;
     float prune_scale;             // 0 removes nothing.
-    float exit_threshold;          // Leave when the uncertainty is at most this.
+    const float* exit_thresholds;  // [layers]: leave after a layer when the uncertainty is at most this.
     const uint8_t* tests_exit;     // [layers]: whether the layer's exit head is asked.
+    float* all_logits;             // [layers, sequences, labels] of every exit head and, last, the final head, as if
+                                   // nobody left; null where only the answers are wanted.
     float* logits;                 // [sequences, labels]
     int64_t* exit_layer;           // [sequences]
     int64_t* num_tokens;           // [sequences, layers + 1]

@@ -31,8 +31,7 @@ inline float uncertainty_of(const std::vector<float>& probs, int32_t criterion) 
 
 class ExitRule {
    public:
-    // `threshold`: leave when the uncertainty is at most this; patience does not ask for it.
-    ExitRule(const mp_shape& shape, float threshold) : shape_(shape), threshold_(threshold) {}
+    explicit ExitRule(const mp_shape& shape) : shape_(shape) {}
 
     // Remembers nothing of `sequences` sequences.
     void start(int64_t sequences) {
@@ -42,9 +41,10 @@ class ExitRule {
     }
 
     // Whether the sequence at this place leaves with these logits; to be asked once a head, in any order.
-    bool leaves(int64_t place, const float* logits) {
+    // `threshold`: leave when the uncertainty is at most this; patience does not look at it.
+    bool leaves(int64_t place, const float* logits, float threshold) {
         if (shape_.criterion == MP_PATIENCE) return is_patient(place, logits);
-        return uncertainty(logits) <= threshold_;
+        return uncertainty(logits) <= threshold;
     }
 
     void keep(const std::vector<int64_t>& places) {
@@ -110,7 +110,6 @@ class ExitRule {
     }
 
     const mp_shape& shape_;
-    float threshold_;
     std::vector<int64_t> streaks_;
     std::vector<float> answers_;
     std::vector<float> probs_;

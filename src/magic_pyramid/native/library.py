@@ -45,8 +45,9 @@ class Batch(ctypes.Structure):
         ("starts", ctypes.c_void_p),
         ("num_sequences", ctypes.c_int64),
         ("prune_scale", ctypes.c_float),
-        ("exit_threshold", ctypes.c_float),
+        ("exit_thresholds", ctypes.c_void_p),
         ("tests_exit", ctypes.c_void_p),
+        ("all_logits", ctypes.c_void_p),
         ("logits", ctypes.c_void_p),
         ("exit_layer", ctypes.c_void_p),
         ("num_tokens", ctypes.c_void_p),
@@ -114,16 +115,18 @@ class NativeModel:
         token_types: Int32[np.ndarray, " types"] | None,
         starts: Int64[np.ndarray, " seqs_plus_1"],
         prune_scale: float,
-        exit_threshold: float,
+        exit_thresholds: Float32[np.ndarray, " layers"],
         tests_exit: UInt8[np.ndarray, " layers"],
+        all_logits: Float32[np.ndarray, "layers seqs labels"] | None = None,
         logits: Float32[np.ndarray, "seqs labels"],
         exit_layer: Int64[np.ndarray, " seqs"],
         num_tokens: Int64[np.ndarray, "seqs layers_plus_1"],
     ) -> None:
-        """Answer packed sequences into the last three arrays.
+        """Answer packed sequences into the last three arrays; into ``all_logits`` goes what every head says.
 
         Raises:
-            InputError: a token id, type or length is out of range, or memory ran out.
+            InputError: a token id, type or length is out of range, memory ran out, or every head is to
+                speak although some may let a sequence go.
         """
         tokens = int(starts[-1])
         lengths = [len(token_ids), tokens if token_types is None else len(token_types)]
@@ -138,8 +141,9 @@ class NativeModel:
             starts=starts.ctypes.data,
             num_sequences=len(starts) - 1,
             prune_scale=prune_scale,
-            exit_threshold=exit_threshold,
+            exit_thresholds=exit_thresholds.ctypes.data,
             tests_exit=tests_exit.ctypes.data,
+            all_logits=None if all_logits is None else all_logits.ctypes.data,
             logits=logits.ctypes.data,
             exit_layer=exit_layer.ctypes.data,
             num_tokens=num_tokens.ctypes.data,

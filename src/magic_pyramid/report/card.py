@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from magic_pyramid.certify.certificate import Certificate
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.report.table import Row, markdown_length_table, markdown_table
 
@@ -15,6 +16,11 @@ PROVENANCE = (
 """Order in which the known parts of a provenance are written; others follow."""
 MOST_LABELS = 20
 """Label names written out; the others are counted."""
+_CALIBRATION = "Calibration"
+_OVERLAPS: Mapping[Any, str] = {
+    0: "no calibration row was seen in training",
+    None: "no calibration row was seen in training, which this folder cannot tell",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,7 @@ def model_card(config: ModelConfig, content: CardContent) -> str:
         f"# {content.name}\n\n{_what(config, content)}",
         f"## Use\n\n{_usage(content)}",
         _section("Measured", _measured(content)),
-        _section("Calibration", _calibration(content.calibration)),
+        _section(_CALIBRATION, _calibration(content.calibration)),
         _section("Training", _stages(content.stages)),
         _section("Limitations", "\n".join(f"- {line}" for line in content.limitations)),
         _section("Attribution", "\n".join(f"- {line}" for line in content.attribution)),
@@ -137,9 +143,21 @@ def _measured(content: CardContent) -> str:
     return "\n\n".join(part.strip() for part in parts if part)
 
 
+def with_calibration(card: str, calibration: Mapping[str, Any]) -> str:
+    """A card whose section on calibration is written anew; where it has none, it comes last."""
+    section = _section(_CALIBRATION, _calibration(calibration)).strip()
+    before, heading, after = card.partition(f"## {_CALIBRATION}\n")
+    if not heading:
+        return f"{card.rstrip()}\n\n{section}\n"
+    _, following, rest = after.partition("\n## ")
+    return f"{before}{section}\n" + (f"\n## {rest}" if following else "")
+
+
 def _calibration(calibration: Mapping[str, Any]) -> str:
     if not calibration:
         return ""
+    if "certificate" in calibration:
+        return _certified(calibration["certificate"])
     threshold = calibration.get("exit_threshold")
     if threshold is None:
         return "Exits are off by default: every layer runs."
@@ -151,6 +169,50 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
     if "drop" in calibration:
         sentence += f"; there it costs {calibration['drop']:.2f} points of accuracy against the dense model"
     return sentence + "."
+
+
+def _certified(certificate: Mapping[str, Any]) -> str:
+    """The promise, its conditions, the named speeds and the curve behind them."""
+    found = Certificate.from_dict(certificate)
+    where = found.provenance
+    conditions = [
+        f"texts are drawn independently from the source of the calibration rows (`{where.get('data', '?')}`, "
+        f"fingerprint `{where.get('fingerprint', '?')}`); `DriftMonitor` watches that",
+        f"the {where.get('engine', '?')} engine in {where.get('precision', '?')} answers: another "
+        "precision is another model",
+        _OVERLAPS.get(where.get("overlap_with_training"), "rows of the calibration were seen in training, so "
+        "the promise is not to be relied on"),
+    ]  # fmt: skip
+    speeds = [
+        "| speed | fewer FLOPs | estimated drop, points | prune scale | exit thresholds |",
+        "|---|---:|---:|---:|---|",
+    ]
+    speeds += [
+        f"| `{speed.name}` | {speed.flops_speedup:.2f}x | {speed.drop:.2f} | {speed.prune_scale:g} | "
+        f"{threshold_words(speed.exit_thresholds)} |"
+        for speed in found.speeds
+    ]
+    curve = ["| fewer FLOPs | estimated drop, points | p | certified |", "|---:|---:|---:|---|"]
+    curve += [
+        f"| {point.flops_speedup:.2f}x | {point.drop:.2f} | {_value(point.p_value)} | "
+        f"{'yes' if point.is_certified else ''} |"
+        for point in found.curve
+    ]
+    return "\n\n".join([
+        found.sentence(),
+        "It holds where\n\n" + "\n".join(f"- {condition}." for condition in conditions),
+        "\n".join(speeds),
+        f"The path that was tested ({found.num_test_rows:,} of the rows; p is of the drop being larger):",
+        "\n".join(curve),
+    ])  # fmt: skip
+
+
+def threshold_words(thresholds: Mapping[str, float]) -> str:
+    """Exit thresholds by layer, in short."""
+    values = set(thresholds.values())
+    if len(values) < 2:
+        return f"{values.pop():g}" if values else "none"
+    return ", ".join(f"{layer}: {value:g}" for layer, value in thresholds.items())
 
 
 def _stages(stages: Sequence[Mapping[str, Any]]) -> str:

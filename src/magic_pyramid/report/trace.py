@@ -67,7 +67,7 @@ class Trace:
     num_layers: int
     """Layers of the model."""
     exit_threshold: float | None
-    """Largest uncertainty with which the text may leave; None: exits were off."""
+    """Largest uncertainty with which the text may leave; None: exits were off, or each layer has its own."""
     probabilities: list[float]
     """The answer: one number per label (regression: the predicted number)."""
     gflops: float

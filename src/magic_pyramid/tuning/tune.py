@@ -18,9 +18,9 @@ from magic_pyramid.engine.single_engine import SingleGraphEngine
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.planning import CostTable, ExitPlan, ExitStatistics, plan_exits
-from magic_pyramid.sweep import answer_all_heads, exit_statistics
+from magic_pyramid.sweep import exit_statistics
 from magic_pyramid.tuning.costs import BUDGET_S, measure_costs
-from magic_pyramid.tuning.folder import rewrite_config
+from magic_pyramid.tuning.folder import open_folder, rewrite_config
 
 INFO_KEY = "tuning"
 """Where the folder's info keeps the plan's provenance and costs."""
@@ -81,7 +81,7 @@ def tune(
         ConfigError: the model has no exits that could be planned.
         CheckpointError: the folder cannot be read or written.
     """
-    classifier = _open(folder, engine)
+    classifier = open_folder(folder, engine, "tune-engine")
     config = classifier.config
     setting = _plannable(classifier)
     statistics = _stored_statistics(classifier, setting) or _observed_statistics(
@@ -121,16 +121,8 @@ def undo(folder: str | Path) -> None:
         InputError: it is no folder.
         CheckpointError: the folder cannot be read or written.
     """
-    classifier = _open(folder, "auto")
+    classifier = open_folder(folder, "auto", "tune-engine")
     rewrite_config(Path(folder), _with_heads(classifier.config, None), info={**classifier.info, INFO_KEY: {}})
-
-
-def _open(folder: str | Path, engine: EngineName) -> Classifier:
-    if not Path(folder).is_dir():
-        raise InputError(
-            f"{folder} is no folder; tune-engine writes into a model folder: save or copy the model first"
-        )
-    return Classifier.from_pretrained(Path(folder).absolute(), engine=engine)
 
 
 def _plannable(classifier: Classifier) -> Setting:
@@ -148,6 +140,11 @@ def _plannable(classifier: Classifier) -> Setting:
     if exits is None or not config.exit_layers:
         raise ConfigError(
             "the model has no exits, so there is nothing to tune; a preset with exits adds them"
+        )
+    if isinstance(exits.threshold, tuple):
+        raise ConfigError(
+            "exit.threshold has a value for each exit head, chosen together with the heads; to choose heads "
+            "by time, calibrate without --per-layer"
         )
     if exits.threshold is None:
         raise ConfigError("exits are off in this model (exit.threshold is None), so there is nothing to tune")
@@ -186,7 +183,7 @@ def _observed_statistics(
             "or calibrate the model again"
         )
     encoded = classifier.encode([example.inputs for example in examples])
-    answers = answer_all_heads(classifier.model, encoded, scale=setting.prune_scale)
+    answers = classifier.all_heads_engine.answer_all_heads(encoded, scale=setting.prune_scale)
     return exit_statistics(classifier.config, answers, setting)
 
 

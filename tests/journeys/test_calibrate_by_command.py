@@ -1,0 +1,120 @@
+"""From held-out rows to a certified folder and its named speeds, by the command line."""
+
+import json
+import random
+
+import pytest
+
+import tiny
+from cli_models import command_line, read_rows, save_tiny, write_rows
+from magic_pyramid.certify import Certificate
+from magic_pyramid.classifier import Classifier
+
+ROWS = 240
+
+
+@pytest.fixture
+def run(capsys):
+    return command_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("calibrated") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(model, tmp_path_factory):
+    """Sentences labelled by the dense model."""
+    generator = random.Random(0)
+    words = tiny.WORDS[len(tiny.SPECIAL) :]
+    texts = [" ".join(generator.choices(words, k=generator.randint(2, 12))) for _ in range(ROWS)]
+    answers = Classifier.from_pretrained(model).predict(texts, exit_threshold=None, prune_scale=0.0)
+    rows = [{"text": text, "label": label} for text, label in zip(texts, answers.labels, strict=True)]
+    return write_rows(tmp_path_factory.mktemp("data") / "held_out.jsonl", rows)
+
+
+def test_a_folder_is_calibrated_shown_and_used(run, model, data, tmp_path):
+    code, _, err = run("predict", model, "film", "--speed", "fastest")
+    assert code == 2
+    assert "magic-pyramid calibrate DIR --data HELD_OUT_ROWS" in err
+
+    code, text, err = run("calibrate", model, "--data", data, "--max-drop", "30")
+    assert code == 0, err
+    assert "With 95 % confidence the certified setting loses at most 30.00 points" in " ".join(text.split())
+    assert "◀ certified" in text
+    assert "all heads answer 240 texts at prune scale 0" in err
+    assert "make sure that it saw none of these" in text
+
+    code, text, _ = run("info", model, "--json")
+    found = Certificate.from_dict(json.loads(text)["calibration"]["certificate"])
+    assert found.provenance["command"].startswith("magic-pyramid calibrate tiny --data held_out.jsonl")
+    assert found.provenance["data"] == "held_out.jsonl"
+
+    picture = tmp_path / "curve.png"
+    code, text, err = run(
+        "evaluate", model, "--data", data, "--split", "train", "--repeats", "0", "--speed", "fastest",
+        "--sweep", picture, "--json",
+    )  # fmt: skip
+    row = json.loads(text)
+    assert code == 0, err
+    assert picture.stat().st_size > 10_000
+    assert set(row["sweep"]["named"]) == {"dense", "certified", "balanced", "fastest"}
+    fastest = found.speed("fastest")
+    assert row["flops_speedup"] == pytest.approx(fastest.flops_speedup, rel=1e-3)
+    assert row["sweep"]["named"]["fastest"]["flops_speedup"] == pytest.approx(row["flops_speedup"])
+
+    rows = [{"text": "a lovely film", "pace": pace} for pace in ("certified", "fastest", "", "fats")]
+    source, target = write_rows(tmp_path / "new.jsonl", rows), tmp_path / "answers.jsonl"
+    code, _, err = run("predict", model, "--input", source, "--output", target, "--speed-column", "pace")
+    answers = read_rows(target)
+    assert code == 1
+    assert answers[0]["exit_layer"] == answers[2]["exit_layer"]
+    assert answers[1]["gflops"] <= answers[0]["gflops"]
+    assert answers[3]["error"].startswith("line 4: pace is 'fats'; did you mean 'fastest'?")
+
+
+def test_texts_without_labels_certify_an_agreement(run, model, data, tmp_path):
+    texts = write_rows(tmp_path / "logs.jsonl", [{"text": row["text"]} for row in read_rows(data)])
+    code, text, err = run("calibrate", model, "--data", texts, "--unlabelled", "--max-drop", "40", "--json")
+    assert code == 0, err
+    found = json.loads(text)
+    assert found["is_labelled"] is False
+    assert found["num_rows"] == ROWS
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a film"}\n{"text": ""}\n', encoding="utf-8")
+    code, _, err = run("calibrate", model, "--data", broken, "--unlabelled")
+    assert code == 2
+    assert "broken.jsonl, line 2: " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max-drop", "1", "--target-speedup", "2"), "--max-drop, --target-speedup were given; give one"),
+        (("--confidence", "1.5"), "confidence is 1.5; it must lie in [0.5, 0.999]"),
+        ((), "240 rows cannot certify a drop of at most 0.5 points with 95 % confidence"),
+        (("--target-speedup", "500"), "no setting saves 500x the FLOPs; the fastest saves"),
+    ],
+)
+def test_what_cannot_be_promised_is_one_clear_error(run, model, data, arguments, message):
+    code, text, err = run("calibrate", model, "--data", data, *arguments)
+    assert (code, text) == (2, "")
+    assert message in err
+
+
+def test_knobs_and_speeds_do_not_go_together(run, model):
+    code, _, err = run("predict", model, "film", "--speed", "fastest", "--prune-scale", "1")
+    assert code == 2
+    assert "--speed sets exit threshold and prune scale; give it, or" in err
+    code, _, err = run("predict", model, "film", "--speed", "fastest", "--speed-column", "pace")
+    assert code == 2
+    assert "--speed-column names the speed of each row" in err
+
+
+def test_labels_that_the_model_does_not_know_are_named(run, model, tmp_path):
+    rows = [{"text": "a film", "label": label} for label in ("good", "bad")]
+    code, _, err = run("calibrate", model, "--data", write_rows(tmp_path / "rows.jsonl", rows))
+    assert code == 2
+    assert "the labels of" in err
+    assert "are not those of the model" in err
