@@ -1,0 +1,79 @@
+"""How a model is trained."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from magic_pyramid.config.base import Config, check_choice, check_within
+from magic_pyramid.errors import ConfigError, nearest
+
+StageName = Literal["finetune", "soft_prune", "hard_prune", "distill_exits"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Config):
+    """How the stages are trained. The defaults are ours; the papers' values are the named recipes."""
+
+    epochs: dict[str, float] = field(
+        default_factory=lambda: {"finetune": 3.0, "soft_prune": 1.0, "hard_prune": 1.0, "distill_exits": 2.0}
+    )
+    """Epochs per stage; a stage with 0 epochs, or with nothing to train, is skipped."""
+    min_steps: int = 300
+    """A small train split is repeated, up to 10 epochs, until a stage makes about so many steps; 0: never."""
+    learning_rate: float | None = None
+    """Peak learning rate of the backbone; None: 2e-5 at width 768, times (768 / width) squared."""
+    learning_rate_final_head: float | None = 1e-3
+    """Peak learning rate of the final head in `finetune`, where it is new; None: as the backbone."""
+    learning_rate_exits: float = 1e-3
+    """Peak learning rate of the exit heads."""
+    learning_rate_thresholds: float = 2e-5
+    """Peak learning rate of the token thresholds."""
+    weight_decay: float = 0.01
+    """AdamW weight decay of matrices; biases, norms and thresholds have none."""
+    warmup: float = 0.1
+    """Share of the steps of `finetune` and `distill_exits` in which the learning rate rises."""
+    dropout: float | None = None
+    """Dropout in the encoder while training, in [0, 1); None: what the encoder was trained with."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm, thresholds apart from the rest."""
+    tokens_per_batch: int = 2048
+    """Token budget of one batch."""
+    max_sequences_per_batch: int = 32
+    """At most this many sequences in one batch, whatever the budget."""
+    gradient_accumulation: int = 1
+    """Batches whose gradients are summed before a step."""
+    distill_weight: float = 0.5
+    """Share of the label loss replaced by KL to the fine-tuned model in the pruning stages, in [0, 1]."""
+    distill_temperature: float = 2.0
+    """Temperature of that KL."""
+    joint_exits: float = 1.0
+    """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
+    max_drop: float = 0.5
+    """Points of validation accuracy that the chosen exit threshold may cost."""
+    validation_share: float = 0.1
+    """Part of train held out where the data has no validation split."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass; thresholds and scores stay fp32."""
+
+    def __post_init__(self) -> None:
+        for name in self.epochs:
+            if name not in STAGE_NAMES:
+                raise ConfigError(f"train.epochs names the stage {name!r}; {nearest(name, STAGE_NAMES)}")
+        for value in self.epochs.values():
+            check_within("train", "epochs", value, 0.0, 10_000.0)
+        check_choice("train", "precision", self.precision, Literal["fp32", "bf16", "fp16"])
+        check_within("train", "tokens_per_batch", self.tokens_per_batch, 1, 10_000_000)
+        check_within("train", "max_sequences_per_batch", self.max_sequences_per_batch, 1, 1_000_000)
+        check_within("train", "gradient_accumulation", self.gradient_accumulation, 1, 100_000)
+        check_within("train", "distill_weight", self.distill_weight, 0.0, 1.0)
+        if self.dropout is not None:
+            check_within("train", "dropout", self.dropout, 0.0, 0.99)
+        check_within("train", "joint_exits", self.joint_exits, 0.0, 1000.0)
+        check_within("train", "validation_share", self.validation_share, 0.0, 0.9)
+        check_within("train", "max_drop", self.max_drop, 0.0, 100.0)
+
+    def epochs_of(self, stage: str) -> float:
+        """Epochs of a stage; a stage that is not named runs for none."""
+        return float(self.epochs.get(stage, 0.0))
