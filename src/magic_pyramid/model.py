@@ -67,6 +67,10 @@ class ModelOutput:
     """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
     penalty: Float[Tensor, " seqs"]
     """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless soft."""
+    expected_tokens: Float[Tensor, "seqs layers"]
+    """Tokens alive after each layer when a soft mask is the chance to stay; `num_tokens` unless soft."""
+    masses: tuple[Float[Tensor, " tokens"], ...]
+    """Attention mass of each token in each layer, while nothing is removed (soft); empty otherwise."""
 
 
 class PyramidModel(nn.Module):
@@ -110,10 +114,22 @@ class PyramidModel(nn.Module):
         state = self.begin(batch)
         exit_logits: dict[int, Tensor] = {}
         num_tokens, penalty = [], torch.zeros(batch.num_sequences, device=batch.token_ids.device)
+        expected: list[Tensor] = []
+        masses: list[Tensor] = []
+        survival = torch.ones(batch.num_tokens, device=batch.token_ids.device)
         for layer in range(len(self.layers)):
             state = step(state, layer)
             num_tokens.append(_count_alive(state))
             penalty = penalty + self._layer_penalty(state)
+            if state.soft_mask is None:
+                expected.append(num_tokens[-1].float())
+            else:
+                assert self.pruner is not None
+                is_product = self.pruner.config.cumulative_gate
+                survival = state.soft_mask if is_product else survival * state.soft_mask
+                expected.append(batch.sum_tokens(survival))
+                assert state.mass is not None
+                masses.append(state.mass)
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
@@ -121,6 +137,8 @@ class PyramidModel(nn.Module):
             exit_logits=exit_logits,
             num_tokens=torch.stack(num_tokens, dim=1),
             penalty=penalty,
+            expected_tokens=torch.stack(expected, dim=1),
+            masses=tuple(masses),
         )
 
     def begin(self, batch: PackedBatch) -> EncoderState:
@@ -226,15 +244,12 @@ class PyramidModel(nn.Module):
     def _alive(self, state: EncoderState, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
         if soft_mask is None:
             return state.batch.lengths.to(state.hidden_states.dtype)
-        alive = torch.zeros(state.batch.num_sequences, device=soft_mask.device, dtype=soft_mask.dtype)
-        return alive.index_add(0, state.batch.sequence_of_token, soft_mask.detach()).clamp(min=1.0)
+        return state.batch.sum_tokens(soft_mask.detach()).clamp(min=1.0)
 
     def _layer_penalty(self, state: EncoderState) -> Float[Tensor, " seqs"] | float:
         if state.soft_mask is None or self.pruner is None:
             return 0.0
-        totals = torch.zeros(
-            state.batch.num_sequences, device=state.soft_mask.device, dtype=state.soft_mask.dtype
-        ).index_add(0, state.batch.sequence_of_token, state.soft_mask)
+        totals = state.batch.sum_tokens(state.soft_mask)
         widths = {
             "valid": state.input_lengths,
             "padded": state.input_lengths.max().expand_as(state.input_lengths),
@@ -245,5 +260,4 @@ class PyramidModel(nn.Module):
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:
     if state.soft_mask is None:
         return state.batch.lengths
-    counts = torch.zeros(state.batch.num_sequences, dtype=torch.int64, device=state.soft_mask.device)
-    return counts.index_add(0, state.batch.sequence_of_token, (state.soft_mask > 0.5).long())
+    return state.batch.sum_tokens((state.soft_mask > 0.5).long())

@@ -70,6 +70,10 @@ def train(
         int | None,
         typer.Option("--max-length", min=2, help="Cut texts to so many tokens. Default: as the data needs."),
     ] = None,
+    target_speedup: Annotated[
+        float | None,
+        typer.Option("--target-speedup", metavar="TIMES", help=setting_doc("target_speedup")),
+    ] = None,
     train_rows: Annotated[
         int | None, typer.Option("--train-rows", min=1, help="Train on so many rows, labels in proportion.")
     ] = None,
@@ -117,6 +121,7 @@ def train(
             "validation_share": validation_share,
             "precision": precision,
             "tokens_per_batch": tokens_per_batch,
+            "target_speedup": target_speedup,
         },
     )
     check_output(output)

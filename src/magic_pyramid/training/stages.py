@@ -25,6 +25,10 @@ class Stage(Config):
     """Weight of the final head's KL to the fine-tuned model."""
     penalty_weight: float = 0.0
     """Weight of the mean soft mask."""
+    target_speedup: float | None = None
+    """Dense FLOPs over FLOPs that the stage learns to reach; None: it has no budget."""
+    rank_weight: float = 0.0
+    """Weight of bringing early layers' attention into the fine-tuned model's order."""
     exit_label_weight: float = 0.0
     """Weight of each exit head's loss against the labels."""
     exit_distill_weight: float = 0.0
@@ -38,6 +42,11 @@ class Stage(Config):
     def asks_exits(self) -> bool:
         """Whether the exit heads take part."""
         return self.exit_label_weight > 0 or self.exit_distill_weight > 0
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the fine-tuned model's answers are needed."""
+        return self.distill_weight > 0 or self.rank_weight > 0
 
     @property
     def validation_masking(self) -> Masking:
@@ -75,6 +84,11 @@ def learning_rate_of(model: ModelConfig, train: TrainConfig) -> float:
     return min(max(2e-5 * (768 / model.backbone.hidden_size) ** 2, 1e-5), 1e-4)
 
 
+def early_layers(num_layers: int) -> range:
+    """The first third, at least one: where a wrong order of the tokens costs most (ToP, section 3.3)."""
+    return range(max(1, num_layers // 3))
+
+
 def _joint_weight(model: ModelConfig, train: TrainConfig) -> float:
     """Weight of one exit head while the backbone trains: together they weigh ``joint_exits``."""
     return train.joint_exits / len(model.exit_layers) if model.exit_layers else 0.0
@@ -85,9 +99,9 @@ def _with_backbone(model: ModelConfig, train: TrainConfig) -> tuple[ParameterGro
     return ("backbone", "final_head", *heads)
 
 
-def _teaches(train: TrainConfig) -> float:
-    """KL weight in the pruning stages; without fine-tuning there is no model to learn from."""
-    return train.distill_weight if train.epochs_of("finetune") > 0 else 0.0
+def _taught(weight: float, train: TrainConfig) -> float:
+    """The weight of learning from the fine-tuned model; without fine-tuning there is none."""
+    return weight if train.epochs_of("finetune") > 0 else 0.0
 
 
 def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
@@ -105,14 +119,17 @@ def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
 def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     assert model.prune is not None
     learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learn_thresholds else ()
+    asks_budget = bool(learns) and train.target_speedup is not None
     return Stage(
         name="soft_prune",
         epochs=train.epochs_of("soft_prune"),
         masking="soft",
         trains=(*_with_backbone(model, train), *learns),
-        label_weight=1.0 - _teaches(train),
-        distill_weight=_teaches(train),
-        penalty_weight=model.prune.penalty,
+        label_weight=1.0 - _taught(train.distill_weight, train),
+        distill_weight=_taught(train.distill_weight, train),
+        penalty_weight=0.0 if asks_budget else model.prune.penalty,
+        target_speedup=train.target_speedup if asks_budget else None,
+        rank_weight=_taught(train.rank_weight, train),
         exit_label_weight=_joint_weight(model, train) / 2,
         exit_distill_weight=_joint_weight(model, train) / 2,
         # Validation removes tokens that training only weighted, so its best says little here.
@@ -126,8 +143,8 @@ def _hard_prune(model: ModelConfig, train: TrainConfig) -> Stage:
         epochs=train.epochs_of("hard_prune"),
         masking="hard",
         trains=_with_backbone(model, train),
-        label_weight=1.0 - _teaches(train),
-        distill_weight=_teaches(train),
+        label_weight=1.0 - _taught(train.distill_weight, train),
+        distill_weight=_taught(train.distill_weight, train),
         exit_label_weight=_joint_weight(model, train) / 2,
         exit_distill_weight=_joint_weight(model, train) / 2,
     )
