@@ -107,6 +107,7 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
         target_speedup=1.4,
         learning_rate_budget=0.05,
         learning_rate_thresholds=2e-3,
+        budget_exact=True,
     )
     events = []
     prune = PruneConfig(final_threshold=0.01, cumulative_gate=True, temperature=5e-3)
@@ -128,9 +129,14 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
             "choose a preset that prunes, and give soft_prune some epochs",
         ),
         ({"target_speedup": 2, "epochs": {"finetune": 1}}, {}, "no stage of this training learns"),
+        (
+            {"target_speedup": 3.0, "reach_temperature": None},
+            {},
+            r"is 3; with one token left after the first layer these texts reach 2\.8",
+        ),
         ({"target_speedup": 90}, {"exit": None}, r"is 90; with one token .* reach \d\.\d at most"),
     ],
-    ids=["below 1", "no pruning", "fixed thresholds", "no stage", "impossible"],
+    ids=["below 1", "no pruning", "fixed thresholds", "no stage", "without exits", "impossible"],
 )
 def test_an_impossible_speedup_is_refused_with_the_reason(train, model, message):
     with pytest.raises(ConfigError, match=message):

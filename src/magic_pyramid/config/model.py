@@ -93,6 +93,8 @@ class PruneConfig(Config):
     """Apply the soft mask to the first token too (LTP's code does; it is never removed either way)."""
     cumulative_gate: bool = False
     """Multiply soft masks over the layers, which mimics that removal is for good."""
+    fade_attention: bool = False
+    """While masks are soft, let tokens fade as keys and queries too, as if removed by their soft mask."""
     protect_sep: bool = False
     """Never prune separator tokens."""
     scale: float = 1.0

@@ -48,12 +48,22 @@ class TrainConfig(Config):
     """Temperature of that KL."""
     joint_exits: float = 1.0
     """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
+    exit_teacher: Literal["final_head", "finetuned"] = "final_head"
+    """Whom exits learn from after `finetune`: the final head of the moment, or the fine-tuned model."""
+    exit_weights: Literal["uniform", "depth"] = "uniform"
+    """How the exits share their weight while the backbone trains: alike, or in proportion to their depth."""
+    random_scale: float | None = None
+    """Once tokens are removed, draw each batch's multiplier of the thresholds from [0, this], so that one
+    model serves all budgets; None: always `prune.scale`."""
     target_speedup: float | None = None
     """Dense FLOPs over FLOPs that `soft_prune` learns to reach, >= 1; None: `prune.penalty` decides."""
-    budget_exact: bool = True
+    budget_exact: bool = False
     """Hold the model at `target_speedup` from both sides; False lets it become cheaper."""
     budget_ramp: float = 0.5
     """Share of `soft_prune` in which the asked saving rises from 0 to the target's, in [0, 1]."""
+    reach_temperature: float | None = 0.1
+    """Softness of the chance that a text leaves at `exit.threshold`, which weights a layer's FLOPs in the
+    budget; None counts every layer as if all texts reached it."""
     learning_rate_budget: float = 0.02
     """Learning rate of the budget's two multipliers, which rise while the model costs too much."""
     rank_weight: float = 0.0
@@ -75,6 +85,8 @@ class TrainConfig(Config):
                 raise ConfigError(f"train.epochs names the stage {name!r}; {nearest(name, STAGE_NAMES)}")
         for value in self.epochs.values():
             check_within("train", "epochs", value, 0.0, 10_000.0)
+        check_choice("train", "exit_teacher", self.exit_teacher, Literal["final_head", "finetuned"])
+        check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth"])
         check_choice("train", "precision", self.precision, Literal["fp32", "bf16", "fp16"])
         check_within("train", "tokens_per_batch", self.tokens_per_batch, 1, 10_000_000)
         check_within("train", "max_sequences_per_batch", self.max_sequences_per_batch, 1, 1_000_000)
@@ -86,6 +98,10 @@ class TrainConfig(Config):
         check_within("train", "validation_share", self.validation_share, 0.0, 0.9)
         if self.target_speedup is not None:
             check_within("train", "target_speedup", self.target_speedup, 1.0, 1e6)
+        if self.reach_temperature is not None:
+            check_within("train", "reach_temperature", self.reach_temperature, 1e-6, 1e3)
+        if self.random_scale is not None:
+            check_within("train", "random_scale", self.random_scale, 0.0, 1e3)
         check_within("train", "budget_ramp", self.budget_ramp, 0.0, 1.0)
         check_within("train", "learning_rate_budget", self.learning_rate_budget, 0.0, 1e3)
         check_within("train", "rank_weight", self.rank_weight, 0.0, 1e6)

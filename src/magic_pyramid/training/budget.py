@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from magic_pyramid.config import ModelConfig, TrainConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError
-from magic_pyramid.training.stages import Stage, stages_of
+from magic_pyramid.training.stages import Stage, expects_exits, stages_of
 
 
 class Budget(nn.Module):
@@ -78,12 +78,13 @@ def check_budget(model: ModelConfig, train: TrainConfig, lengths: Int[np.ndarray
     asked = train.target_speedup
     if asked is None:
         return
-    if all(stage.target_speedup is None for stage in stages_of(model, train)):
+    stages = [stage for stage in stages_of(model, train) if stage.target_speedup is not None]
+    if not stages:
         raise ConfigError(
             f"train.target_speedup is {asked:g}, but no stage of this training learns token thresholds; "
             "choose a preset that prunes, and give soft_prune some epochs"
         )
-    cost = CostModel(model)
+    cost = CostModel(model if expects_exits(stages[0], model) else model.replace(exit=None))
     most = flops_speedup(cost.dense_flops(lengths), cost.least_flops(lengths))
     if asked > most:
         raise ConfigError(

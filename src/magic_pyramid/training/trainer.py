@@ -214,12 +214,12 @@ class StageTrainer(Trainer):
                 f"the loss of {self.stage.name} is not a number at step {self.state.global_step}; "
                 "lower train.learning_rate, or use train.precision fp32"
             )
-        kept, speedup = self._kept_tokens(), self._speedup()
+        kept = self._kept_tokens()
         self.last_event = {
             "loss": logs["loss"],
             "kept_tokens": tuple(kept[1:]),
             "gflops": projected_gflops(self.objective.model.config, np.asarray([kept])),
-            "speedup": speedup if self.objective.budget else None,
+            "speedup": self._speedup(),
         }
         self._history.append(
             {
@@ -277,11 +277,11 @@ class StageTrainer(Trainer):
         self._num_sequences = 0
         return (counts[:-1] / counts[-1]).tolist()
 
-    def _speedup(self) -> float:
-        """Dense FLOPs over expected FLOPs since the last look."""
+    def _speedup(self) -> float | None:
+        """Dense FLOPs over expected FLOPs since the last look; None where the stage has no budget."""
         flops, dense_flops = self.around.processes.sum(self._flops).tolist()
         self._flops = torch.zeros_like(self._flops)
-        return float(dense_flops / flops)
+        return dense_flops / flops if flops else None
 
     # Checkpoints
 
