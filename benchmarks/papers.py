@@ -109,7 +109,7 @@ def measure(method: str, folder: Path, test: list[Any], options: argparse.Namesp
             "exit_threshold": setting.exit_threshold,
             "prune_scale": setting.prune_scale,
             **seconds[name],
-            "train_command": shlex.join(_portable(train_command(method, options))),
+            "train_command": shlex.join(portable(train_command(method, options))),
             "train_commit": classifier.info["provenance"].get("commit"),
             "train_machine": classifier.info["provenance"].get("machine"),
             "seed": classifier.info["provenance"].get("seed"),
@@ -142,46 +142,43 @@ def main() -> None:
         train(train_command(method, options), options.runs / method)
         rows += measure(method, options.runs / method, test, options)
         report = {
-            "name": options.name,
-            "backbone": Path(options.model).name,
-            "split": "test",
-            "train_rows": options.train_rows,
-            "command": shlex.join(["python", "benchmarks/papers.py", *_portable(sys.argv[1:])]),
-            "commit": commit(),
-            "machine": machine(),
-            "threads": options.threads,
-            "dtype": "fp32",
+            **provenance("papers.py", options),
             "batch_size": 32,
-            "seed": options.seed,
             "repeats": options.repeats,
             "baseline": "the same weights and engine with pruning and exits off; no padding on either side",
             "rows": rows,
         }
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / f"{options.name}.md").write_text(_markdown(report), encoding="utf-8")
+        write_results(report, markdown_table(rows))
 
 
-def _markdown(report: dict[str, Any]) -> str:
-    facts = "\n".join(
-        f"- {key}: {report[key]}"
-        for key in (
-            "backbone",
-            "train_rows",
-            "split",
-            "machine",
-            "threads",
-            "dtype",
-            "batch_size",
-            "seed",
-            "commit",
-        )
-    )
-    table = markdown_table(report["rows"])
-    return f"# {report['name']}\n\n{table}\n\n{facts}\n- command: `{report['command']}`\n"
+def provenance(script: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a table must say about where it comes from."""
+    return {
+        "name": options.name,
+        "backbone": Path(options.model).name,
+        "split": "test",
+        "train_rows": options.train_rows,
+        "command": shlex.join(["python", f"benchmarks/{script}", *portable(sys.argv[1:])]),
+        "commit": commit(),
+        "machine": machine(),
+        "threads": options.threads,
+        "dtype": "fp32",
+        "seed": options.seed,
+    }
 
 
-def _portable(words: list[str]) -> list[str]:
+def write_results(report: dict[str, Any], table: str) -> None:
+    """The rows as JSON, and the table with its provenance."""
+    RESULTS.mkdir(exist_ok=True)
+    names = ("backbone", "train_rows", "split", "machine", "threads", "dtype", "batch_size", "seed", "commit")
+    facts = "\n".join(f"- {name}: {report[name]}" for name in names if name in report)
+    text = f"# {report['name']}\n\n{table}\n\n{facts}\n- command: `{report['command']}`\n"
+    file = RESULTS / report["name"]
+    file.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+def portable(words: list[str]) -> list[str]:
     """Folders without the part that only this machine has."""
     return [Path(word).name if word.startswith(("/", "..")) else word for word in words]
 

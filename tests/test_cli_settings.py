@@ -12,6 +12,7 @@ from magic_pyramid.cli.options import (
 from magic_pyramid.cli.output import plain
 from magic_pyramid.cli.settings import read_epochs, read_settings, read_value, settable_fields
 from magic_pyramid.errors import ConfigError
+from magic_pyramid.presets import find_recipe
 
 
 def settings(**changes):
@@ -30,6 +31,13 @@ def test_nothing_asked_is_the_recipe():
     found = settings()
     assert found.config.epochs_of("finetune") == 3
     assert found.model_changes == {}
+
+
+def test_a_preset_brings_its_recipe_unless_another_is_named():
+    assert settings(recipe=None).config == find_recipe("default")
+    joint = settings(preset="pyramid", recipe=None, train_options={"target_speedup": 6.0}).config
+    assert joint == find_recipe("joint").replace(target_speedup=6.0)
+    assert settings(preset="pyramid", recipe="default").config.target_speedup is None
 
 
 def test_what_is_set_goes_to_its_config():

@@ -245,6 +245,12 @@ def test_one_logit_per_label():
         ({"distill_weight": 1.1}, r"train\.distill_weight is 1\.1; it must lie in \[0\.0, 1\.0\]"),
         ({"joint_exits": -1.0}, r"train\.joint_exits is -1\.0; it must lie in"),
         ({"validation_share": 0.95}, r"train\.validation_share is 0\.95; it must lie in \[0\.0, 0\.9\]"),
+        ({"target_speedup": 0.5}, r"train\.target_speedup is 0\.5; it must lie in \[1\.0"),
+        ({"rank_top_k": 1}, r"train\.rank_top_k is 1; it must lie in \[2"),
+        ({"exit_teacher": "label"}, r"train\.exit_teacher is 'label'; known: final_head, finetuned"),
+        ({"exit_weights": "deep"}, r"train\.exit_weights is 'deep'; did you mean 'depth'"),
+        ({"random_scale": -1.0}, r"train\.random_scale is -1\.0; it must lie in"),
+        ({"reach_temperature": 0.0}, r"train\.reach_temperature is 0\.0; it must lie in"),
         ({"max_drop": -0.5}, r"train\.max_drop is -0\.5; it must lie in"),
     ],
 )

@@ -69,6 +69,15 @@ def test_the_models_own_scale_is_used_unless_another_is_given():
         assert model.remove_tokens(state, 2, scale=8.0).batch.num_tokens < 9
 
 
+def test_a_forward_pass_removes_at_the_scale_it_is_given():
+    model = tiny.build()
+    inputs = tiny.packed(*LENGTHS)
+    tokens = [int(model(inputs, masking="hard", scale=scale).num_tokens.sum()) for scale in (0.0, 0.5, 1.0)]
+    assert tokens == sorted(tokens, reverse=True)
+    assert tokens[0] == 3 * sum(LENGTHS)
+    assert tokens[2] == int(model(inputs, masking="hard").num_tokens.sum()) < tokens[0]
+
+
 def test_run_time_settings_are_taken_over():
     model = tiny.build()
     before = forward(model, masking="hard").num_tokens
@@ -148,6 +157,29 @@ def test_cumulative_gates_count_what_is_softly_alive():
     gate = torch.sigmoid((second.mass / alive - threshold) / 0.05)
     gate[0] = 1.0
     torch.testing.assert_close(second.soft_mask, gate * first.soft_mask, atol=1e-4, rtol=1e-4)
+
+
+def test_cold_masks_that_fade_are_removal_in_every_layer():
+    settings = {"cumulative_gate": True, "fade_attention": True, "temperature": 1e-6}
+    model = tiny.build(tiny.changed(prune=settings))
+    soft, hard = forward(model, masking="soft"), forward(model, masking="hard")
+    assert torch.equal(soft.num_tokens, hard.num_tokens)
+    assert int(hard.num_tokens[:, -1].sum()) < sum(LENGTHS)
+    torch.testing.assert_close(soft.expected_tokens, hard.expected_tokens, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(soft.logits, hard.logits, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("is_cumulative", [False, True])
+def test_expected_tokens_are_what_all_masks_so_far_let_through(is_cumulative):
+    fields = {"temperature": 0.05, "cumulative_gate": is_cumulative}
+    model = tiny.build(tiny.changed(prune=fields))
+    masks = torch.stack(soft_masks(model))
+    survival = masks if is_cumulative else masks.cumprod(0)
+    by_hand = [[float(part.sum()) for part in layer.split(LENGTHS)] for layer in survival]
+    output = forward(model, masking="soft")
+    torch.testing.assert_close(output.expected_tokens.T, torch.tensor(by_hand))
+    assert [len(mass) for mass in output.masses] == [sum(LENGTHS)] * 3
+    assert forward(model, masking="none").masses == ()
 
 
 @pytest.mark.parametrize("norm", ["kept", "input", "fixed"])

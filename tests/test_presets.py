@@ -8,7 +8,7 @@ from magic_pyramid.errors import ConfigError
 from magic_pyramid.presets import PAPER, PRESETS, RECIPES, apply_preset, find_preset, find_recipe
 
 
-def test_the_four_methods_are_there():
+def test_the_methods_are_there():
     parts = {
         name: (preset.prune is not None, preset.exit is not None, preset.final_head)
         for name, preset in PRESETS.items()
@@ -18,7 +18,16 @@ def test_the_four_methods_are_there():
         "ltp": (True, False, "cls"),
         "fastbert": (False, True, "fastbert"),
         "magic_pyramid": (True, True, "cls"),
+        "pyramid": (True, True, "cls"),
     }
+
+
+def test_each_preset_names_a_recipe_and_only_the_joint_one_needs_its_own():
+    recipes = {name: preset.recipe for name, preset in PRESETS.items()}
+    assert recipes.pop("pyramid") == "joint"
+    assert set(recipes.values()) == {"default"}
+    assert all(find_recipe(preset.recipe) for preset in PRESETS.values())
+    assert RECIPES["joint"].target_speedup is not None
 
 
 @pytest.mark.parametrize("name", PRESETS)

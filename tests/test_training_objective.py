@@ -6,9 +6,12 @@ import torch
 from magic_pyramid.config import ExitConfig, ModelConfig, TrainConfig
 from magic_pyramid.exiting.losses import distillation, exit_distillation, task_loss
 from magic_pyramid.packing import pack_sequences
+from magic_pyramid.pruning.ranking import rank_distillation
 from magic_pyramid.training import Stage, stages_of
 from magic_pyramid.training.batches import TrainBatch
+from magic_pyramid.training.budget import Budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, optimizer_groups, targets_of
+from magic_pyramid.training.teacher import Teacher
 from training_toy import FAST, PYRAMID, toy_model
 
 TOKENS = [[1, 5, 6, 7, 2], [1, 8, 2], [1, 9, 4, 2]]
@@ -18,7 +21,10 @@ def inputs(**changes) -> TrainBatch:
     values = {
         "batch": pack_sequences(TOKENS),
         "targets": torch.tensor([0, 1, 1]),
-        "teacher_logits": torch.tensor([[2.0, -1.0], [0.0, 1.0], [0.5, 0.0]]),
+        "teacher": Teacher(
+            logits=torch.tensor([[2.0, -1.0], [0.0, 1.0], [0.5, 0.0]]),
+            ranking=torch.tensor([[2, 1, 3], [2, 1, -1], [1, 3, 2]]),
+        ),
         "num_local": 3,
         "num_global": 3,
     }
@@ -33,11 +39,11 @@ def terms(objective: StageObjective) -> dict[str, torch.Tensor]:
     """The parts of the loss, computed one by one."""
     objective.eval()
     output = objective.model(inputs().batch, masking=objective.stage.masking, exits=True)
-    targets, teacher = inputs().targets, inputs().teacher_logits
+    targets, teacher = inputs().targets, inputs().teacher
     assert teacher is not None
     return {
         "label": task_loss(output.logits, targets, problem_type="single_label"),
-        "teacher": distillation(output.logits, teacher, temperature=2.0),
+        "teacher": distillation(output.logits, teacher.logits, temperature=2.0),
         "penalty": output.penalty.mean(),
         "exit label": task_loss(output.exit_logits[0], targets, problem_type="single_label"),
         "exit teacher": exit_distillation(
@@ -132,10 +138,102 @@ def test_targets_have_the_form_of_their_problem():
 def test_every_group_has_its_learning_rate_and_only_matrices_decay():
     objective = StageObjective(toy_model(), stage("soft_prune"))
     rates = {"backbone": 1.0, "final_head": 2.0, "exit_heads": 3.0, "thresholds": 4.0}
-    groups = optimizer_groups(objective, learning_rates=rates, weight_decay=0.1)
+    groups = optimizer_groups(objective, learning_rates=rates, weight_decay=0.1, learning_rate_budget=9.0)
     found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert len(found) == sum(p.requires_grad for p in objective.parameters())
     for group, rate in rates.items():
         for parameter in objective.model.parameter_group(group):
             decays = parameter.ndim >= 2 and group != "thresholds"
             assert found[id(parameter)] == (rate, 0.1 if decays else 0.0)
+
+
+BUDGET = FAST.replace(target_speedup=1.5, rank_weight=0.5, exit_teacher="finetuned", exit_weights="depth")
+DEEP = PYRAMID.replace(backbone=PYRAMID.backbone.replace(num_hidden_layers=4))
+
+
+def budgeted(config: ModelConfig = DEEP, train: TrainConfig = BUDGET) -> StageObjective:
+    budget = Budget(1.5, dense_flops=1e5, ramp=0.0)
+    with torch.no_grad():
+        budget.linear.fill_(0.7)
+    return StageObjective(toy_model(config), stage("soft_prune", train, config), budget=budget).eval()
+
+
+def test_a_budget_stage_adds_the_ranking_the_teacher_of_exits_and_the_penalty():
+    objective = budgeted()
+    batch, teacher = inputs().batch, inputs().teacher
+    assert teacher is not None
+    output = objective.model(batch, masking="soft", exits=True)
+    flops, dense = objective._flops(output, inputs())
+    expected = 0.5 * task_loss(output.logits, inputs().targets, problem_type="single_label")
+    expected += 0.5 * distillation(output.logits, teacher.logits, temperature=1.0)
+    expected += 0.5 * rank_distillation(output.masses[0], batch, teacher.ranking)
+    expected += objective.budget.penalty(flops, dense, progress=0.0)
+    for layer, share in ((0, 0.5), (1, 1.0), (2, 1.5)):
+        logits = output.exit_logits[layer]
+        by_label = task_loss(logits, inputs().targets, problem_type="single_label")
+        by_teacher = distillation(logits, teacher.logits, temperature=1.0)
+        expected += share / 3 * (0.5 * by_label + 0.5 * by_teacher)
+    torch.testing.assert_close(objective(inputs())["loss"], expected)
+
+
+def reach_of(config: ModelConfig, train: TrainConfig = BUDGET) -> torch.Tensor | None:
+    objective = budgeted(config, train)
+    asked = objective.stage.asks_exits
+    return objective._reach(objective.model(inputs().batch, masking="soft", exits=asked))
+
+
+def test_fewer_texts_reach_a_layer_the_easier_they_leave():
+    certain = reach_of(DEEP.replace(exit=ExitConfig(head_size=8, threshold=1.0)), BUDGET)
+    unlikely = reach_of(DEEP.replace(exit=ExitConfig(head_size=8, threshold=0.0)), BUDGET)
+    assert certain is not None
+    assert unlikely is not None
+    assert certain.shape == (3, 4)
+    assert (certain[:, 0] == 1).all()
+    assert (certain.diff(dim=1) < 0).all()
+    assert (certain[:, 1:] < unlikely[:, 1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("exits", "train"),
+    [
+        (None, BUDGET),
+        (ExitConfig(head_size=8, threshold=None), BUDGET),
+        (ExitConfig(head_size=8, criterion="patience"), BUDGET),
+        (ExitConfig(head_size=8), BUDGET.replace(reach_temperature=None)),
+        (ExitConfig(head_size=8), BUDGET.replace(joint_exits=0.0)),
+    ],
+    ids=["no exits", "exits off", "patience", "not asked for", "heads learn later"],
+)
+def test_where_nobody_leaves_every_layer_counts(exits, train):
+    assert reach_of(DEEP.replace(exit=exits), train) is None
+
+
+def test_exits_do_not_learn_to_be_sure_because_that_is_cheap():
+    objective = budgeted()
+    output = objective.model(inputs().batch, masking="soft", exits=True)
+    flops, dense = objective._flops(output, inputs())
+    objective.budget.penalty(flops, dense, progress=1.0).backward()
+    assert all(p.grad is None for p in objective.model.parameter_group("exit_heads"))
+    assert objective.model.pruner.delta.grad is not None
+
+
+def test_each_batch_draws_its_scale_while_training_only():
+    objective = StageObjective(toy_model(), stage("hard_prune", FAST.replace(random_scale=2.0)))
+    torch.manual_seed(0)
+    drawn = [objective.train()._scale() for _ in range(100)]
+    assert 0.0 < min(drawn) < 0.3
+    assert 1.7 < max(drawn) < 2.0
+    assert objective.eval()._scale() is None
+
+
+def test_the_multipliers_ascend_with_a_rate_of_their_own():
+    groups = optimizer_groups(
+        budgeted(),
+        learning_rates=dict.fromkeys(GROUPS, 1.0),
+        weight_decay=0.1,
+        learning_rate_budget=9.0,
+    )
+    found = [
+        (group["lr"], group["weight_decay"], len(group["params"])) for group in groups if "maximize" in group
+    ]
+    assert found == [(9.0, 0.0, 2)]

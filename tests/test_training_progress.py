@@ -79,6 +79,11 @@ def test_what_is_not_known_yet_is_left_out():
     assert state_line(EVENTS[1]) == "epoch 0.00/2"
 
 
+def test_a_stage_with_a_budget_shows_what_it_expects_to_save():
+    event = TrainEvent(kind="step", stage="soft_prune", epoch=0.5, num_epochs=1, speedup=2.345)
+    assert state_line(event) == "epoch 0.50/1  expected 2.35x"
+
+
 @pytest.mark.parametrize(("kept", "expected"), [((8.0, 8.2), "8"), ((8.0, 3.0), "8 3")])
 def test_equal_counts_are_written_once(kept, expected):
     assert kept_line(kept) == expected

@@ -4,7 +4,7 @@ import pytest
 
 from magic_pyramid.config import ExitConfig, PruneConfig, TrainConfig
 from magic_pyramid.training import learning_rate_of, stages_of
-from magic_pyramid.training.stages import learning_rates
+from magic_pyramid.training.stages import early_layers, learning_rates
 from training_toy import BACKBONE, PYRAMID
 
 TRAIN = TrainConfig(epochs={"finetune": 3, "soft_prune": 1, "hard_prune": 2, "distill_exits": 2})
@@ -137,3 +137,42 @@ def test_a_final_head_without_a_rate_of_its_own_follows_the_backbone():
     config = TrainConfig(learning_rate=2e-5, learning_rate_final_head=None)
     (finetune, *_) = stages_of(PYRAMID, config)
     assert learning_rates(finetune, PYRAMID, config)["final_head"] == 2e-5
+
+
+BUDGET = TRAIN.replace(target_speedup=1.5, rank_weight=0.2, exit_teacher="finetuned", random_scale=1.5)
+
+
+def test_exits_learn_from_the_final_head_or_from_the_fine_tuned_model():
+    for name, labels in (("soft_prune", 0.5), ("hard_prune", 0.5), ("distill_exits", 0.0)):
+        for train in (TRAIN, BUDGET):
+            found = stage(name, train)
+            taught = (found.exit_distill_weight, found.exit_teacher_weight)
+            assert found.exit_label_weight == labels
+            assert taught == ((1 - labels, 0.0) if train is TRAIN else (0.0, 1 - labels)), name
+            assert found.asks_exits
+
+
+def test_without_fine_tuning_there_is_no_ranking_and_no_teacher_of_exits():
+    found = stage("soft_prune", BUDGET.replace(epochs={"soft_prune": 1}))
+    assert (found.rank_weight, found.exit_teacher_weight) == (0.0, 0.0)
+    assert found.exit_distill_weight > 0
+    assert not found.asks_teacher
+
+
+def test_the_budget_and_the_ranking_belong_to_soft_prune():
+    asked = {
+        found.name: (found.target_speedup, found.rank_weight, found.reach_temperature)
+        for found in stages_of(PYRAMID, BUDGET)
+    }
+    assert asked.pop("soft_prune") == (1.5, 0.2, 0.1)
+    assert set(asked.values()) == {(None, 0.0, None)}
+
+
+def test_the_scale_is_random_once_tokens_are_removed():
+    scales = {found.name: found.random_scale for found in stages_of(PYRAMID, BUDGET)}
+    assert scales == {"finetune": None, "soft_prune": None, "hard_prune": 1.5, "distill_exits": 1.5}
+    assert stage("distill_exits", BUDGET, prune=None).random_scale is None
+
+
+def test_early_layers_are_the_first_third_and_at_least_one():
+    assert [list(early_layers(count)) for count in (1, 2, 6, 12)] == [[0], [0], [0, 1], [0, 1, 2, 3]]

@@ -12,6 +12,7 @@ from magic_pyramid.training import stages_of
 from magic_pyramid.training.batches import TrainRows
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes
+from magic_pyramid.training.teacher import Teacher
 from magic_pyramid.training.trainer import StageTrainer, Surroundings, rank
 from training_toy import FAST, STILL, LetterEncoder, toy_data, toy_model, train_toy, weights
 
@@ -24,7 +25,9 @@ def trainer_of(folder, *, stage="soft_prune", config=FAST, model=None, rows=16, 
     return StageTrainer(
         StageObjective(model, chosen),
         rows=TrainRows(
-            encoded, targets_of([example.label for example in examples], model.config), torch.zeros(rows, 2)
+            encoded,
+            targets_of([example.label for example in examples], model.config),
+            Teacher(logits=torch.zeros(rows, 2), ranking=torch.ones(rows, 1).long()),
         ),
         config=config,
         seed=0,

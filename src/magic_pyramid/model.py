@@ -7,6 +7,7 @@ A forward pass is ``begin`` and then one step per layer. The step is chosen by t
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -39,6 +40,8 @@ class EncoderState:
     """Tokens of each sequence before any was removed."""
     soft_mask: Float[Tensor, " tokens"] | None = None
     """Soft mask of the layer just run; its product over the layers where gates are cumulative."""
+    survival: Float[Tensor, " tokens"] | None = None
+    """Product of the soft masks of all layers so far; None where there are none."""
     mass: Float[Tensor, " arrived"] | None = None
     """Attention mass each token received in the layer just run, where that layer computed it."""
     kept: Bool[Tensor, " arrived"] | None = None
@@ -67,6 +70,10 @@ class ModelOutput:
     """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
     penalty: Float[Tensor, " seqs"]
     """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless soft."""
+    expected_tokens: Float[Tensor, "seqs layers"]
+    """Tokens alive after each layer when a soft mask is the chance to stay; `num_tokens` unless soft."""
+    masses: tuple[Float[Tensor, " tokens"], ...]
+    """Attention mass of each token in each layer, while nothing is removed (soft); empty otherwise."""
 
 
 class PyramidModel(nn.Module):
@@ -98,22 +105,40 @@ class PyramidModel(nn.Module):
             "hard": self.remove_tokens,
         }
 
-    def forward(self, batch: PackedBatch, *, masking: Masking = "none", exits: bool = False) -> ModelOutput:
+    def forward(
+        self,
+        batch: PackedBatch,
+        *,
+        masking: Masking = "none",
+        exits: bool = False,
+        scale: float | None = None,
+    ) -> ModelOutput:
         """Run every layer.
 
         Args:
             batch: the packed inputs.
             masking: what happens to unimportant tokens; without a pruner all three are the same.
             exits: also ask the exit heads, after each layer's pruning.
+            scale: in hard masking, the multiplier of the token thresholds; None: the model's own.
         """
         step = self._steps[masking if self.pruner else "none"]
+        if masking == "hard":
+            step = partial(self.remove_tokens, scale=scale)
         state = self.begin(batch)
         exit_logits: dict[int, Tensor] = {}
         num_tokens, penalty = [], torch.zeros(batch.num_sequences, device=batch.token_ids.device)
+        expected: list[Tensor] = []
+        masses: list[Tensor] = []
         for layer in range(len(self.layers)):
             state = step(state, layer)
             num_tokens.append(_count_alive(state))
             penalty = penalty + self._layer_penalty(state)
+            if state.survival is None:
+                expected.append(num_tokens[-1].float())
+            else:
+                assert state.mass is not None
+                expected.append(batch.sum_tokens(state.survival))
+                masses.append(state.mass)
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
@@ -121,6 +146,8 @@ class PyramidModel(nn.Module):
             exit_logits=exit_logits,
             num_tokens=torch.stack(num_tokens, dim=1),
             penalty=penalty,
+            expected_tokens=torch.stack(expected, dim=1),
+            masses=tuple(masses),
         )
 
     def begin(self, batch: PackedBatch) -> EncoderState:
@@ -150,13 +177,20 @@ class PyramidModel(nn.Module):
         """One layer whose output is weighted token by token; nothing is removed."""
         assert self.pruner is not None
         block = self.block(layer)
-        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
-        previous = state.soft_mask if self.pruner.config.cumulative_gate else None
-        soft = self.pruner.soft_mask(layer, weights.mass, state.batch, self._alive(state, previous))
-        soft = soft if previous is None else soft * previous
+        settings, previous = self.pruner.config, state.survival
+        presence = previous if settings.fade_attention else None
+        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias, presence)
+        counted = previous if settings.cumulative_gate else None
+        soft = self.pruner.soft_mask(layer, weights.mass, state.batch, self._alive(state, counted))
+        survival = soft if previous is None else soft * previous
+        soft = survival if settings.cumulative_gate else soft
         hidden = block.finish(weights.context(), state.hidden_states)
         return replace(
-            state, hidden_states=hidden * soft[:, None].to(hidden.dtype), soft_mask=soft, mass=weights.mass
+            state,
+            hidden_states=hidden * soft[:, None].to(hidden.dtype),
+            soft_mask=soft,
+            survival=survival,
+            mass=weights.mass,
         )
 
     def remove_tokens(self, state: EncoderState, layer: int, *, scale: float | None = None) -> EncoderState:
@@ -226,15 +260,12 @@ class PyramidModel(nn.Module):
     def _alive(self, state: EncoderState, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
         if soft_mask is None:
             return state.batch.lengths.to(state.hidden_states.dtype)
-        alive = torch.zeros(state.batch.num_sequences, device=soft_mask.device, dtype=soft_mask.dtype)
-        return alive.index_add(0, state.batch.sequence_of_token, soft_mask.detach()).clamp(min=1.0)
+        return state.batch.sum_tokens(soft_mask.detach()).clamp(min=1.0)
 
     def _layer_penalty(self, state: EncoderState) -> Float[Tensor, " seqs"] | float:
         if state.soft_mask is None or self.pruner is None:
             return 0.0
-        totals = torch.zeros(
-            state.batch.num_sequences, device=state.soft_mask.device, dtype=state.soft_mask.dtype
-        ).index_add(0, state.batch.sequence_of_token, state.soft_mask)
+        totals = state.batch.sum_tokens(state.soft_mask)
         widths = {
             "valid": state.input_lengths,
             "padded": state.input_lengths.max().expand_as(state.input_lengths),
@@ -245,5 +276,4 @@ class PyramidModel(nn.Module):
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:
     if state.soft_mask is None:
         return state.batch.lengths
-    counts = torch.zeros(state.batch.num_sequences, dtype=torch.int64, device=state.soft_mask.device)
-    return counts.index_add(0, state.batch.sequence_of_token, (state.soft_mask > 0.5).long())
+    return state.batch.sum_tokens((state.soft_mask > 0.5).long())

@@ -15,6 +15,8 @@ class Preset:
     prune: PruneConfig | None = None
     exit: ExitConfig | None = None
     final_head: Literal["cls", "fastbert"] = "cls"
+    recipe: str = "default"
+    """Training settings to begin with, a key of ``RECIPES``."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -25,6 +27,12 @@ PRESETS: dict[str, Preset] = {
     ),
     "magic_pyramid": Preset(
         summary="token pruning and early exits (2021)", prune=PruneConfig(), exit=ExitConfig()
+    ),
+    "pyramid": Preset(
+        summary="pruning and exits trained together towards a speed-up (--target-speedup); ours",
+        prune=PruneConfig(cumulative_gate=True, fade_attention=True),
+        exit=ExitConfig(),
+        recipe="joint",
     ),
 }
 
@@ -56,6 +64,14 @@ def _paper(
 
 RECIPES: dict[str, TrainConfig] = {
     "default": TrainConfig(),
+    "joint": TrainConfig(
+        epochs={"finetune": 3.0, "soft_prune": 2.0, "hard_prune": 1.0, "distill_exits": 1.0},
+        learning_rate_thresholds=3e-4,
+        target_speedup=3.0,
+        rank_weight=0.1,
+        exit_teacher="finetuned",
+        random_scale=1.5,
+    ),
     "paper": PAPER,
     "paper-ag_news": _paper(3, 1, 2, 2, batch=64),
     "paper-yelp_polarity": _paper(3, 1, 2, 2, batch=64),

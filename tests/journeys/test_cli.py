@@ -274,6 +274,26 @@ def test_training_ends_with_a_model_that_predicts(run, model, reviews, tmp_path)
     assert run("predict", output, "a lovely film")[0] == 0
 
 
+def test_training_towards_a_speedup(run, model, reviews, tmp_path):
+    output = tmp_path / "joint"
+    command = (
+        "train", "--model", model, "--data", reviews, "--output", output, "--device", "cpu",
+        "--preset", "pyramid", "--epochs", "finetune=1,soft_prune=1,hard_prune=1,distill_exits=1",
+        "--set", "exit.head_size=8",
+    )  # fmt: skip
+    code, _, err = run(*command, "--target-speedup", 1.5, "--json")
+    assert code == 0, err
+    info = json.loads(run("info", output, "--json")[1])
+    assert info["provenance"]["preset"] == "pyramid"
+    assert info["provenance"]["train_config"]["target_speedup"] == 1.5
+    code, _, err = run(*command, "--resume", "--target-speedup", 500)
+    assert code == 2
+    assert "train.target_speedup is 500" in err
+    code, _, err = run(*command, "--target-speedup", 0.5)
+    assert code == 2
+    assert "it must lie in [1.0" in err
+
+
 def test_training_ends_with_a_table_for_people(run, model, reviews, tmp_path):
     code, out, err = run(
         "train", "--model", model, "--data", reviews, "--output", tmp_path / "t", "--device", "cpu",

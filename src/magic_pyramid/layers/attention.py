@@ -19,6 +19,9 @@ from magic_pyramid.linear import Linear
 Bias = tuple[Float[Tensor, "_ heads _ _"], ...]
 """Relative position bias of each group of a layout."""
 
+LEAST_PRESENCE = 1e-6
+"""Below this a token counts as gone; its logarithm and the gradient stay finite."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionWeights:
@@ -83,18 +86,31 @@ class Attention(nn.Module):
         return layout.to_packed(parts)
 
     def weigh(
-        self, hidden_states: Float[Tensor, "tokens hidden"], layout: Layout, bias: Bias | None
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        layout: Layout,
+        bias: Bias | None,
+        presence: Float[Tensor, " tokens"] | None = None,
     ) -> AttentionWeights:
-        """Probabilities (fp32, before dropout) and the mass each token receives."""
+        """Probabilities (fp32, before dropout) and the mass each token receives.
+
+        A token that is only partly there, its ``presence`` in [0, 1], is attended that much less and its own
+        attention counts that much less: 0 is as if it had been removed. None: all are there.
+        """
         qkv = self.qkv(hidden_states)
         probs, values, masses = [], [], []
         for index, group in enumerate(layout.groups):
             query, key, value = self._heads(qkv, group)
             added = _key_bias(group, None if bias is None else bias[index], query)
-            weights = _softmax(_scores(query, key, added))
+            scores = _scores(query, key, added)
+            there = None
+            if presence is not None:
+                there = group.entries_of(presence).view(group.rows.shape).clamp(min=LEAST_PRESENCE)
+                scores = scores + there.log()[:, None, None, :]
+            weights = _softmax(scores)
             probs.append(weights.to(value.dtype))
             values.append(value)
-            masses.append(_mass(weights, group))
+            masses.append(_mass(weights, group, there))
         return AttentionWeights(
             layout=layout,
             probs=tuple(probs),
@@ -143,10 +159,12 @@ def _softmax(scores: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1, dtype=torch.float32)
 
 
-def _mass(probs: Tensor, group: Group) -> Tensor:
-    if group.valid is None:
+def _mass(probs: Tensor, group: Group, presence: Tensor | None) -> Tensor:
+    if group.valid is None and presence is None:
         return probs.sum(dim=2).mean(dim=1).flatten()
-    by_real_queries = torch.einsum("shqk,sq->sk", probs, group.valid.to(probs.dtype)) / probs.shape[1]
+    queries = probs.new_ones(group.rows.shape) if presence is None else presence
+    queries = queries if group.valid is None else queries * group.valid
+    by_real_queries = torch.einsum("shqk,sq->sk", probs, queries) / probs.shape[1]
     return group.tokens_of(by_real_queries)
 
 

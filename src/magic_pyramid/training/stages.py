@@ -1,7 +1,7 @@
 """The four training stages as data: what is masked, which parameters learn, and from which losses."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from magic_pyramid.config import Config, ModelConfig, StageName, TrainConfig
 from magic_pyramid.model import Masking, ParameterGroup
@@ -25,10 +25,22 @@ class Stage(Config):
     """Weight of the final head's KL to the fine-tuned model."""
     penalty_weight: float = 0.0
     """Weight of the mean soft mask."""
+    target_speedup: float | None = None
+    """Dense FLOPs over FLOPs that the stage learns to reach; None: it has no budget."""
+    rank_weight: float = 0.0
+    """Weight of bringing early layers' attention into the fine-tuned model's order."""
+    reach_temperature: float | None = None
+    """Softness of the chance that a text leaves, which weights the budget's layers; None: nobody leaves."""
+    random_scale: float | None = None
+    """Each batch draws its multiplier of the token thresholds from [0, this]; None: the model's own."""
     exit_label_weight: float = 0.0
     """Weight of each exit head's loss against the labels."""
     exit_distill_weight: float = 0.0
     """Weight of each exit head's KL to the final head."""
+    exit_teacher_weight: float = 0.0
+    """Weight of each exit head's KL to the fine-tuned model."""
+    exit_weights: Literal["uniform", "depth"] = "uniform"
+    """Whether all heads have these weights, or only on average: in proportion to their depth."""
     warmup: float = 0.0
     """Share of the steps in which the learning rate rises."""
     keeps: Literal["best", "last"] = "best"
@@ -37,7 +49,12 @@ class Stage(Config):
     @property
     def asks_exits(self) -> bool:
         """Whether the exit heads take part."""
-        return self.exit_label_weight > 0 or self.exit_distill_weight > 0
+        return max(self.exit_label_weight, self.exit_distill_weight, self.exit_teacher_weight) > 0
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the fine-tuned model's answers are needed."""
+        return max(self.distill_weight, self.rank_weight, self.exit_teacher_weight) > 0
 
     @property
     def validation_masking(self) -> Masking:
@@ -75,6 +92,18 @@ def learning_rate_of(model: ModelConfig, train: TrainConfig) -> float:
     return min(max(2e-5 * (768 / model.backbone.hidden_size) ** 2, 1e-5), 1e-4)
 
 
+def expects_exits(stage: Stage, model: ModelConfig) -> bool:
+    """Whether texts count as leaving early while the stage learns; with `patience` that has no chance."""
+    if stage.reach_temperature is None or not stage.asks_exits or model.exit is None:
+        return False
+    return model.exit.threshold is not None and model.exit.criterion != "patience"
+
+
+def early_layers(num_layers: int) -> range:
+    """The first third, at least one: where a wrong order of the tokens costs most (ToP, section 3.3)."""
+    return range(max(1, num_layers // 3))
+
+
 def _joint_weight(model: ModelConfig, train: TrainConfig) -> float:
     """Weight of one exit head while the backbone trains: together they weigh ``joint_exits``."""
     return train.joint_exits / len(model.exit_layers) if model.exit_layers else 0.0
@@ -85,9 +114,20 @@ def _with_backbone(model: ModelConfig, train: TrainConfig) -> tuple[ParameterGro
     return ("backbone", "final_head", *heads)
 
 
-def _teaches(train: TrainConfig) -> float:
-    """KL weight in the pruning stages; without fine-tuning there is no model to learn from."""
-    return train.distill_weight if train.epochs_of("finetune") > 0 else 0.0
+def _exit_losses(weight: float, train: TrainConfig, *, label_share: float) -> dict[str, Any]:
+    """What exit heads learn from after fine-tuning: labels by their share, the rest from the teacher."""
+    by_teacher = (1.0 - label_share) * weight
+    is_finetuned = train.exit_teacher == "finetuned" and _taught(1.0, train) > 0
+    return {
+        "exit_label_weight": label_share * weight,
+        "exit_distill_weight": 0.0 if is_finetuned else by_teacher,
+        "exit_teacher_weight": by_teacher if is_finetuned else 0.0,
+    }
+
+
+def _taught(weight: float, train: TrainConfig) -> float:
+    """The weight of learning from the fine-tuned model; without fine-tuning there is none."""
+    return weight if train.epochs_of("finetune") > 0 else 0.0
 
 
 def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
@@ -98,6 +138,7 @@ def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
         trains=_with_backbone(model, train),
         label_weight=1.0,
         exit_label_weight=_joint_weight(model, train),
+        exit_weights=train.exit_weights,
         warmup=train.warmup,
     )
 
@@ -105,16 +146,20 @@ def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
 def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     assert model.prune is not None
     learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learn_thresholds else ()
+    asks_budget = bool(learns) and train.target_speedup is not None
     return Stage(
         name="soft_prune",
         epochs=train.epochs_of("soft_prune"),
         masking="soft",
         trains=(*_with_backbone(model, train), *learns),
-        label_weight=1.0 - _teaches(train),
-        distill_weight=_teaches(train),
-        penalty_weight=model.prune.penalty,
-        exit_label_weight=_joint_weight(model, train) / 2,
-        exit_distill_weight=_joint_weight(model, train) / 2,
+        label_weight=1.0 - _taught(train.distill_weight, train),
+        distill_weight=_taught(train.distill_weight, train),
+        penalty_weight=0.0 if asks_budget else model.prune.penalty,
+        target_speedup=train.target_speedup if asks_budget else None,
+        rank_weight=_taught(train.rank_weight, train),
+        reach_temperature=train.reach_temperature if asks_budget else None,
+        exit_weights=train.exit_weights,
+        **_exit_losses(_joint_weight(model, train), train, label_share=0.5),
         # Validation removes tokens that training only weighted, so its best says little here.
         keeps="last",
     )
@@ -126,10 +171,11 @@ def _hard_prune(model: ModelConfig, train: TrainConfig) -> Stage:
         epochs=train.epochs_of("hard_prune"),
         masking="hard",
         trains=_with_backbone(model, train),
-        label_weight=1.0 - _teaches(train),
-        distill_weight=_teaches(train),
-        exit_label_weight=_joint_weight(model, train) / 2,
-        exit_distill_weight=_joint_weight(model, train) / 2,
+        label_weight=1.0 - _taught(train.distill_weight, train),
+        distill_weight=_taught(train.distill_weight, train),
+        random_scale=train.random_scale,
+        exit_weights=train.exit_weights,
+        **_exit_losses(_joint_weight(model, train), train, label_share=0.5),
     )
 
 
@@ -139,6 +185,7 @@ def _distill_exits(model: ModelConfig, train: TrainConfig) -> Stage:
         epochs=train.epochs_of("distill_exits"),
         masking="hard" if model.prune else "none",
         trains=("exit_heads",),
-        exit_distill_weight=1.0,
+        random_scale=train.random_scale if model.prune else None,
+        **_exit_losses(1.0, train, label_share=0.0),
         warmup=train.warmup,
     )

@@ -1,107 +1,13 @@
-"""Every setting, as frozen data: what a model is, how it prunes, how it exits, how it is trained.
+"""What a model is: its backbone, how it prunes, how it exits."""
 
-The string under a field is its only description; ``--help``, the docs and the tests read it from here.
-"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import ast
-import dataclasses
-import inspect
-import textwrap
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal, Self, Union, get_args, get_origin
-
-from magic_pyramid.errors import ConfigError, nearest
-
-FORMAT_VERSION = 1
-"""Version of the saved config; a folder with a larger one was written by a newer release."""
+from magic_pyramid.config.base import Config, check_choice, check_within
+from magic_pyramid.errors import ConfigError
 
 ProblemType = Literal["single_label", "multi_label", "regression"]
-StageName = Literal["finetune", "soft_prune", "hard_prune", "distill_exits"]
-STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
-
-
-class Config:
-    """What all configs share: JSON both ways, and errors that name the nearest known field."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; ``from_dict`` gives back an equal config."""
-        return {f.name: _to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build from JSON data.
-
-        Raises:
-            ConfigError: a key is unknown (the nearest known one is named) or a value is impossible.
-        """
-        hints = typing.get_type_hints(cls)
-        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in data:
-            if key not in known:
-                raise ConfigError(f"{cls.__name__} has no field {key!r}; {nearest(key, known)}")
-        try:
-            return cls(**{key: _from_json(hints[key], value) for key, value in data.items()})
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__} cannot be built: {error}") from None
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again."""
-        return self.from_dict({**self.to_dict(), **{k: _to_json(v) for k, v in changes.items()}})
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Config):
-        return value.to_dict()
-    if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
-    return value
-
-
-def _from_json(hint: Any, value: Any) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        # Of a number and a list of numbers, the list is named last.
-        kinds = [a for a in arguments if a is not type(None)]
-        return _from_json(kinds[-1 if isinstance(value, list | tuple) else 0], value)
-    if isinstance(hint, type) and issubclass(hint, Config):
-        return value if isinstance(value, hint) else hint.from_dict(value)
-    if origin is tuple:
-        return tuple(_from_json(arguments[0], item) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
-
-
-@cache
-def field_docs(cls: type[Config]) -> dict[str, str]:
-    """Description of each field of a config class: the string that follows it in the source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
-    docs = {}
-    for statement, following in zip(body, body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-            docs[statement.target.id] = " ".join(str(following.value.value).split())  # type: ignore[union-attr,attr-defined]
-    return docs
-
-
-def _choice(owner: str, name: str, value: object, hint: Any) -> None:
-    if value not in get_args(hint):
-        raise ConfigError(f"{owner}.{name} is {value!r}; {nearest(str(value), get_args(hint))}")
-
-
-def _within(owner: str, name: str, value: float, low: float, high: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise ConfigError(f"{owner}.{name} is {value!r}; it must lie in [{low}, {high}]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +54,7 @@ class BackboneConfig(Config):
     """Dropout before classifier layers while training, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        _within("backbone", "num_attention_heads", self.num_attention_heads, 1, 1_000_000)
+        check_within("backbone", "num_attention_heads", self.num_attention_heads, 1, 1_000_000)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads "
@@ -187,22 +93,24 @@ class PruneConfig(Config):
     """Apply the soft mask to the first token too (LTP's code does; it is never removed either way)."""
     cumulative_gate: bool = False
     """Multiply soft masks over the layers, which mimics that removal is for good."""
+    fade_attention: bool = False
+    """While masks are soft, let tokens fade as keys and queries too, as if removed by their soft mask."""
     protect_sep: bool = False
     """Never prune separator tokens."""
     scale: float = 1.0
     """Run-time multiplier of all token thresholds, >= 0: the width half of the speed knob."""
 
     def __post_init__(self) -> None:
-        _choice("prune", "score_norm", self.score_norm, Literal["kept", "input", "fixed"])
-        _choice("prune", "threshold_index", self.threshold_index, Literal["one_based", "zero_based"])
-        _choice("prune", "penalty_norm", self.penalty_norm, Literal["valid", "padded"])
-        _within("prune", "fixed_length", self.fixed_length, 1, 1_000_000)
-        _within("prune", "final_threshold", self.final_threshold, 0.0, 1.0)
-        _within("prune", "temperature", self.temperature, 1e-8, 1.0)
-        _within("prune", "penalty", self.penalty, 0.0, 1e6)
-        _within("prune", "scale", self.scale, 0.0, 1e6)
+        check_choice("prune", "score_norm", self.score_norm, Literal["kept", "input", "fixed"])
+        check_choice("prune", "threshold_index", self.threshold_index, Literal["one_based", "zero_based"])
+        check_choice("prune", "penalty_norm", self.penalty_norm, Literal["valid", "padded"])
+        check_within("prune", "fixed_length", self.fixed_length, 1, 1_000_000)
+        check_within("prune", "final_threshold", self.final_threshold, 0.0, 1.0)
+        check_within("prune", "temperature", self.temperature, 1e-8, 1.0)
+        check_within("prune", "penalty", self.penalty, 0.0, 1e6)
+        check_within("prune", "scale", self.scale, 0.0, 1e6)
         for value in self.manual_thresholds or ():
-            _within("prune", "manual_thresholds", value, 0.0, 1.0)
+            check_within("prune", "manual_thresholds", value, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,10 +139,12 @@ class ExitConfig(Config):
     """Direction of the self-distillation loss: KL(teacher, exit), or, as the papers print it, its reverse."""
 
     def __post_init__(self) -> None:
-        _choice("exit", "head", self.head, Literal["fastbert", "cls", "block"])
-        _choice("exit", "criterion", self.criterion, Literal["entropy", "max_prob", "margin", "patience"])
-        _choice("exit", "kl", self.kl, Literal["forward", "reverse"])
-        _within("exit", "patience", self.patience, 1, 1000)
+        check_choice("exit", "head", self.head, Literal["fastbert", "cls", "block"])
+        check_choice(
+            "exit", "criterion", self.criterion, Literal["entropy", "max_prob", "margin", "patience"]
+        )
+        check_choice("exit", "kl", self.kl, Literal["forward", "reverse"])
+        check_within("exit", "patience", self.patience, 1, 1000)
         check_exit_threshold(self.threshold)
         if self.head_size % self.head_attention_heads:
             raise ConfigError(
@@ -283,9 +193,9 @@ class ModelConfig(Config):
     """Early exits; None runs every layer."""
 
     def __post_init__(self) -> None:
-        _choice("model", "problem_type", self.problem_type, ProblemType)
-        _choice("model", "final_head", self.final_head, Literal["cls", "fastbert"])
-        _within("model", "max_length", self.max_length, 2, self.backbone.max_length)
+        check_choice("model", "problem_type", self.problem_type, ProblemType)
+        check_choice("model", "final_head", self.final_head, Literal["cls", "fastbert"])
+        check_within("model", "max_length", self.max_length, 2, self.backbone.max_length)
         if not self.labels:
             raise ConfigError("model.labels is empty; give at least one label name")
         self._check_layers()
@@ -329,72 +239,3 @@ class ModelConfig(Config):
         if self.exit.layers is None:
             return tuple(range(self.backbone.num_hidden_layers - 1))
         return tuple(sorted(set(self.exit.layers)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig(Config):
-    """How the stages are trained. The defaults are ours; the papers' values are the named recipes."""
-
-    epochs: dict[str, float] = field(
-        default_factory=lambda: {"finetune": 3.0, "soft_prune": 1.0, "hard_prune": 1.0, "distill_exits": 2.0}
-    )
-    """Epochs per stage; a stage with 0 epochs, or with nothing to train, is skipped."""
-    min_steps: int = 300
-    """A small train split is repeated, up to 10 epochs, until a stage makes about so many steps; 0: never."""
-    learning_rate: float | None = None
-    """Peak learning rate of the backbone; None: 2e-5 at width 768, times (768 / width) squared."""
-    learning_rate_final_head: float | None = 1e-3
-    """Peak learning rate of the final head in `finetune`, where it is new; None: as the backbone."""
-    learning_rate_exits: float = 1e-3
-    """Peak learning rate of the exit heads."""
-    learning_rate_thresholds: float = 2e-5
-    """Peak learning rate of the token thresholds."""
-    weight_decay: float = 0.01
-    """AdamW weight decay of matrices; biases, norms and thresholds have none."""
-    warmup: float = 0.1
-    """Share of the steps of `finetune` and `distill_exits` in which the learning rate rises."""
-    dropout: float | None = None
-    """Dropout in the encoder while training, in [0, 1); None: what the encoder was trained with."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm, thresholds apart from the rest."""
-    tokens_per_batch: int = 2048
-    """Token budget of one batch."""
-    max_sequences_per_batch: int = 32
-    """At most this many sequences in one batch, whatever the budget."""
-    gradient_accumulation: int = 1
-    """Batches whose gradients are summed before a step."""
-    distill_weight: float = 0.5
-    """Share of the label loss replaced by KL to the fine-tuned model in the pruning stages, in [0, 1]."""
-    distill_temperature: float = 2.0
-    """Temperature of that KL."""
-    joint_exits: float = 1.0
-    """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
-    max_drop: float = 0.5
-    """Points of validation accuracy that the chosen exit threshold may cost."""
-    validation_share: float = 0.1
-    """Part of train held out where the data has no validation split."""
-    seed: int = 0
-    """Seed of initialisation, order and dropout."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the forward pass; thresholds and scores stay fp32."""
-
-    def __post_init__(self) -> None:
-        for name in self.epochs:
-            if name not in STAGE_NAMES:
-                raise ConfigError(f"train.epochs names the stage {name!r}; {nearest(name, STAGE_NAMES)}")
-        for value in self.epochs.values():
-            _within("train", "epochs", value, 0.0, 10_000.0)
-        _choice("train", "precision", self.precision, Literal["fp32", "bf16", "fp16"])
-        _within("train", "tokens_per_batch", self.tokens_per_batch, 1, 10_000_000)
-        _within("train", "max_sequences_per_batch", self.max_sequences_per_batch, 1, 1_000_000)
-        _within("train", "gradient_accumulation", self.gradient_accumulation, 1, 100_000)
-        _within("train", "distill_weight", self.distill_weight, 0.0, 1.0)
-        if self.dropout is not None:
-            _within("train", "dropout", self.dropout, 0.0, 0.99)
-        _within("train", "joint_exits", self.joint_exits, 0.0, 1000.0)
-        _within("train", "validation_share", self.validation_share, 0.0, 0.9)
-        _within("train", "max_drop", self.max_drop, 0.0, 100.0)
-
-    def epochs_of(self, stage: str) -> float:
-        """Epochs of a stage; a stage that is not named runs for none."""
-        return float(self.epochs.get(stage, 0.0))
