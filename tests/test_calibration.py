@@ -9,10 +9,9 @@ import tiny
 from magic_pyramid import calibration
 from magic_pyramid.calibration import EXIT_THRESHOLDS, MAX_ROWS, PRUNE_SCALES, calibrate
 from magic_pyramid.config import ExitConfig
-from magic_pyramid.engine.interface import DENSE, Setting
+from magic_pyramid.engine.interface import DENSE, Setting, flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import ConfigError
-from magic_pyramid.evaluation import flops_of
 from magic_pyramid.metrics import quality
 from magic_pyramid.sweep import simulate
 

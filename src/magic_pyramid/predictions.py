@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.interface import EngineOutput, Setting
-from magic_pyramid.evaluation import flops_of
+from magic_pyramid.engine.interface import EngineOutput, Setting, flops_of
 from magic_pyramid.metrics import probabilities
 
 

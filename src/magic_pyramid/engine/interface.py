@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from magic_pyramid.config import ModelConfig, check_exit_layers, check_exit_threshold
+from magic_pyramid.cost import CostModel
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.exit_thresholds import ExitThreshold, threshold_after
 from magic_pyramid.tokenization import EncodedTexts
@@ -137,3 +138,9 @@ class AsksAllHeads(Protocol):
     def answer_all_heads(self, encoded: EncodedTexts, *, scale: float) -> AllAnswers:
         """Run every layer, tokens removed at this multiple of the thresholds, and ask every head."""
         ...
+
+
+def flops_of(config: ModelConfig, output: "EngineOutput", setting: Setting) -> np.ndarray:
+    """FLOPs of each input; the exit heads that were asked are charged."""
+    asked = layers_tested(config, setting)
+    return CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
