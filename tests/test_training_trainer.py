@@ -110,15 +110,19 @@ def test_bf16_goes_through_all_stages_close_to_fp32(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
-def test_thresholds_never_fall_below_zero(tmp_path):
+def test_thresholds_stop_at_zero_where_they_can_rise_again(tmp_path):
     config = FAST.replace(learning_rate_thresholds=10.0)
     trainer = trainer_of(
         tmp_path, config=config, model=toy_model(STILL.replace(prune=PruneConfig(penalty=0.0)))
     )
+    pruner = trainer.objective.model.pruner
     with torch.no_grad():
-        trainer.objective.model.pruner.delta.fill_(-1.0)
+        pruner.delta.fill_(-1.0)
     trainer.run()
-    assert bool((trainer.objective.model.pruner.token_thresholds >= 0).all())
+    assert torch.equal(pruner.delta, -pruner.initial)
+    assert pruner.token_thresholds.tolist() == [0.0, 0.0]
+    pruner.token_thresholds.sum().backward()
+    assert bool((pruner.delta.grad > 0).all())
 
 
 def test_threshold_gradients_are_clipped_apart_from_the_rest(tmp_path):

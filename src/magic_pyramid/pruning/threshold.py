@@ -33,6 +33,11 @@ class ThresholdPruner(nn.Module):
         """Threshold of each layer, never below 0, before the run-time ``scale``."""
         return (self.initial + self.delta).clamp(min=0.0)
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Bring thresholds that an optimiser step took below 0 back to it: below, they have no gradient."""
+        self.delta.clamp_(min=-self.initial)
+
     def soft_mask(
         self,
         layer: int,

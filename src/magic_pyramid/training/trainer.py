@@ -316,6 +316,9 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
+        pruner = trainer.objective.model.pruner
+        if pruner is not None:
+            pruner.after_step()
         ends_epoch = state.global_step in trainer.epoch_end_steps
         control.should_evaluate = ends_epoch
         due = time.perf_counter() - trainer.saved_s >= trainer.around.checkpoint_seconds
