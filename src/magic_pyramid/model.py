@@ -21,7 +21,8 @@ from magic_pyramid.layers.embeddings import Embeddings, init_weights
 from magic_pyramid.layers.layout import Layout, plan_layout
 from magic_pyramid.layers.relative_bias import RelativeBias
 from magic_pyramid.packing import PackedBatch
-from magic_pyramid.pruning.threshold import ThresholdPruner
+from magic_pyramid.pruning import build_pruner
+from magic_pyramid.pruning.interface import Attended
 
 Masking = Literal["none", "soft", "hard"]
 ParameterGroup = Literal["backbone", "final_head", "thresholds", "exit_heads"]
@@ -38,7 +39,7 @@ class EncoderState:
     input_lengths: Int64[Tensor, " seqs"]
     """Tokens of each sequence before any was removed."""
     soft_mask: Float[Tensor, " tokens"] | None = None
-    """Soft mask of the layer just run; its product over the layers where gates are cumulative."""
+    """Soft mask of the layer just run."""
     mass: Float[Tensor, " arrived"] | None = None
     """Attention mass each token received in the layer just run, where that layer computed it."""
     kept: Bool[Tensor, " arrived"] | None = None
@@ -66,7 +67,7 @@ class ModelOutput:
     num_tokens: Int64[Tensor, "seqs layers"]
     """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
     penalty: Float[Tensor, " seqs"]
-    """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless soft."""
+    """What the pruner charges each sequence for its soft masks, summed over the layers; 0 unless soft."""
 
 
 class PyramidModel(nn.Module):
@@ -82,7 +83,7 @@ class PyramidModel(nn.Module):
                 backbone.relative_attention_num_buckets, backbone.num_attention_heads
             )
         self.layers = nn.ModuleList(Block(backbone) for _ in range(backbone.num_hidden_layers))
-        self.pruner = ThresholdPruner(config, config.prune) if config.prune else None
+        self.pruner = build_pruner(config)
         self.exit_heads = nn.ModuleDict(
             {str(layer): build_head(config, config.exit.head) for layer in config.exit_layers}
             if config.exit
@@ -113,7 +114,8 @@ class PyramidModel(nn.Module):
         for layer in range(len(self.layers)):
             state = step(state, layer)
             num_tokens.append(_count_alive(state))
-            penalty = penalty + self._layer_penalty(state)
+            if state.soft_mask is not None and self.pruner is not None:
+                penalty = penalty + self.pruner.penalty(state.soft_mask, state.batch)
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
@@ -151,9 +153,7 @@ class PyramidModel(nn.Module):
         assert self.pruner is not None
         block = self.block(layer)
         weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
-        previous = state.soft_mask if self.pruner.config.cumulative_gate else None
-        soft = self.pruner.soft_mask(layer, weights.mass, state.batch, self._alive(state, previous))
-        soft = soft if previous is None else soft * previous
+        soft = self.pruner.soft_mask(layer, attended(state, weights.mass))
         hidden = block.finish(weights.context(), state.hidden_states)
         return replace(
             state, hidden_states=hidden * soft[:, None].to(hidden.dtype), soft_mask=soft, mass=weights.mass
@@ -165,7 +165,7 @@ class PyramidModel(nn.Module):
         Args:
             state: what arrives.
             layer: 0-based layer.
-            scale: multiplier of the token thresholds, 0 removes nothing; None: the model's own.
+            scale: strength of the pruning, 0 removes nothing; None: the model's own.
         """
         if self.pruner is None:
             return self.keep_all(state, layer)
@@ -174,7 +174,7 @@ class PyramidModel(nn.Module):
             return self.keep_all(state, layer)
         block = self.block(layer)
         weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
-        keep = self.pruner.keep_mask(layer, weights.mass, state.batch, state.input_lengths, scale=scale)
+        keep = self.pruner.keep_mask(layer, attended(state, weights.mass), scale=scale)
         kept = keep.nonzero().flatten()
         if len(kept) == state.batch.num_tokens:
             hidden = block.finish(weights.context(), state.hidden_states)
@@ -192,7 +192,7 @@ class PyramidModel(nn.Module):
         """Take over run-time settings, such as a new exit threshold; the parts of the model stay."""
         self.config = config
         if self.pruner is not None and config.prune is not None:
-            self.pruner.config = config.prune
+            self.pruner.configure(config.prune)
 
     def block(self, layer: int) -> Block:
         """The encoder layer at a 0-based index."""
@@ -223,23 +223,12 @@ class PyramidModel(nn.Module):
             return None
         return self.relative_bias.for_layout(batch, layout)
 
-    def _alive(self, state: EncoderState, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
-        if soft_mask is None:
-            return state.batch.lengths.to(state.hidden_states.dtype)
-        alive = torch.zeros(state.batch.num_sequences, device=soft_mask.device, dtype=soft_mask.dtype)
-        return alive.index_add(0, state.batch.sequence_of_token, soft_mask.detach()).clamp(min=1.0)
 
-    def _layer_penalty(self, state: EncoderState) -> Float[Tensor, " seqs"] | float:
-        if state.soft_mask is None or self.pruner is None:
-            return 0.0
-        totals = torch.zeros(
-            state.batch.num_sequences, device=state.soft_mask.device, dtype=state.soft_mask.dtype
-        ).index_add(0, state.batch.sequence_of_token, state.soft_mask)
-        widths = {
-            "valid": state.input_lengths,
-            "padded": state.input_lengths.max().expand_as(state.input_lengths),
-        }
-        return totals / widths[self.pruner.config.penalty_norm]
+def attended(state: EncoderState, mass: Float[Tensor, " tokens"]) -> Attended:
+    """What a pruner sees of a layer at which this state arrived."""
+    return Attended(
+        batch=state.batch, mass=mass, input_lengths=state.input_lengths, soft_mask=state.soft_mask
+    )
 
 
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from magic_pyramid.config import ExitConfig, ModelConfig, PruneConfig, TrainConfig
+from magic_pyramid.config import AnyPruneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
 from magic_pyramid.errors import ConfigError, nearest
 
 
@@ -12,7 +12,7 @@ class Preset:
     """What a method adds to a fine-tuned encoder."""
 
     summary: str
-    prune: PruneConfig | None = None
+    prune: AnyPruneConfig | None = None
     exit: ExitConfig | None = None
     final_head: Literal["cls", "fastbert"] = "cls"
 

@@ -45,8 +45,8 @@ class StageReport:
     """Validation numbers at each epoch's end."""
     kept: dict[str, Any] | None
     """The entry of `validation` whose weights the next stage got; None where nothing was validated."""
-    token_thresholds: tuple[float, ...] | None
-    """Token threshold of each layer at the end."""
+    pruner: dict[str, list[float]] | None
+    """What the pruner had learned at the end, one value a layer, by its name; None without a pruner."""
 
     @property
     def kept_tokens(self) -> list[float] | None:
@@ -61,8 +61,8 @@ class StageReport:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read back what ``to_dict`` gave."""
         values = dict(data)
-        for name in ("losses", "validation", "token_thresholds"):
-            values[name] = None if values[name] is None else tuple(values[name])
+        for name in ("losses", "validation"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 

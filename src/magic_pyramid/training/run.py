@@ -139,7 +139,7 @@ class _Run:
             losses=tuple(entry for entry in log if "loss" in entry),
             validation=tuple(validation),
             kept=kept,
-            token_thresholds=tuple(pruner.token_thresholds.tolist()) if pruner else None,
+            pruner=pruner.learned() if pruner else None,
         )
 
     def _teacher_logits(self) -> Tensor:

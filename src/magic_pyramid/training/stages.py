@@ -104,7 +104,7 @@ def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
 
 def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     assert model.prune is not None
-    learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learn_thresholds else ()
+    learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learns else ()
     return Stage(
         name="soft_prune",
         epochs=train.epochs_of("soft_prune"),
