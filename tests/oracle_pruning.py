@@ -29,7 +29,7 @@ def threshold(pruner, layer):
 
 
 def rank_bins(pruner, layer):
-    """The share of the ranked tokens that the likely bins amount to, from the top; or the tokens of those bins."""
+    """The share of the ranked tokens that the likely bins amount to, from the top; or those bins exactly."""
     prune, bins = pruner.config, pruner.config.num_bins
     row = pruner.rows.get(layer.index)
     if row is None or chance(pruner.coarse[row]) < 0.5:

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig
+from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError, InputError
 
@@ -143,6 +144,48 @@ def test_padded_dense_pays_for_padding():
 
 def test_speedup_is_a_ratio_of_means():
     assert flops_speedup(np.array([10.0, 30.0]), np.array([5.0, 5.0])) == 4.0
+
+
+def as_tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(array.astype(np.float64)) for array in arrays]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_expectation_of_a_certain_course_is_its_cost_in_arrays_and_tensors(head):
+    model = tiny(head, layers=(0, 1), final_head="fastbert")
+    counts, exit_layer = np.array([[9, 5, 2, 2], [7, 7, 6, 1], [4, 4, 4, 4]]), np.array([1, 2, 0])
+    reach = np.arange(3) <= exit_layer[:, None]
+    exact = model.flops(counts, exit_layer)
+    assert model.expected_flops(counts, reach).tolist() == exact.tolist()
+    assert model.expected_flops(*as_tensors(counts, reach)).tolist() == exact.tolist()
+    all_run = model.flops(counts, np.full(3, 2), tested_layers=())
+    assert model.expected_flops(*as_tensors(counts)).tolist() == all_run.tolist()
+
+
+def test_the_expectation_of_an_exit_lies_between_its_outcomes():
+    model = tiny("cls")
+    counts = np.array([[9.0, 5.0, 2.0, 2.0]])
+    leaves = model.expected_flops(counts, np.array([[1.0, 0.0, 0.0]]))
+    stays = model.expected_flops(counts, np.array([[1.0, 1.0, 1.0]]))
+    half = model.expected_flops(counts, np.array([[1.0, 0.5, 0.5]]))
+    assert half.tolist() == [float(leaves[0] + stays[0]) / 2]
+
+
+def test_every_expected_token_has_a_price():
+    counts = torch.tensor([[9.0, 5.0, 2.0, 2.0]], requires_grad=True)
+    tiny().expected_flops(counts, torch.tensor([[1.0, 0.5, 0.25]])).sum().backward()
+    assert counts.grad is not None
+    assert (counts.grad > 0).all()
+
+
+@pytest.mark.parametrize("prune", [None, PruneConfig()], ids=["all tokens", "pruned"])
+def test_the_least_cost_is_one_token_from_the_first_layer_on_and_its_exit(prune):
+    model, lengths = tiny("cls", prune=prune), np.array([9, 4])
+    kept = lengths if prune is None else np.ones(2)
+    counts = np.stack([lengths, kept, kept, kept], axis=1).astype(int)
+    assert model.least_flops(lengths).tolist() == model.flops(counts, np.array([0, 0])).tolist()
+    plain = CostModel(model.config.replace(exit=None))
+    assert plain.least_flops(lengths).tolist() == plain.flops(counts, np.array([2, 2])).tolist()
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,4 +1,4 @@
-"""Several ways to prune side by side: told apart in JSON, carried out by their own pruner, refused by engines."""
+"""Several ways to prune side by side: told apart in JSON, each with its pruner, refused where unknown."""
 
 import json
 from typing import get_args

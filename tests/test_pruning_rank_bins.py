@@ -1,4 +1,4 @@
-"""Learned shares of a ranking: hard-concrete variables, their most likely form, and what is really removed."""
+"""Learned shares of a ranking: hard-concrete variables, their most likely form, what is really removed."""
 
 import math
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from magic_pyramid.tokenization import EncodedTexts
 from magic_pyramid.training.batches import TokenBudgetSampler, TrainRows, loader, token_batches
+from magic_pyramid.training.teacher import Teacher
 
 LENGTHS = [3, 9, 4, 4, 30, 7, 2, 5, 6, 8, 3, 3]
 
@@ -94,24 +95,29 @@ def test_a_process_without_a_sequence_borrows_one_that_does_not_count():
     assert [(cut.rows, cut.num_local, cut.num_global) for cut in cuts] == [([0], 0, 1)]
 
 
+def teacher(rows: int) -> Teacher:
+    return Teacher(logits=torch.eye(rows), ranking=torch.arange(rows)[:, None])
+
+
 def test_the_loader_packs_the_rows_of_a_cut_with_their_targets():
     encoded = EncodedTexts([[1, 5, 2], [1, 2], [1, 6, 7, 2]], [[0, 0, 0], [0, 0], [0, 0, 1, 1]])
-    rows = TrainRows(encoded, torch.tensor([0, 1, 2]), torch.eye(3))
+    rows = TrainRows(encoded, torch.tensor([0, 1, 2]), teacher(3))
     (batch,) = loader(rows, sampler(encoded.lengths))
     order = batch.batch.sequence_ids.tolist()
     assert sorted(order) == [0, 1, 2]
     assert batch.targets.tolist() == order
-    assert batch.teacher_logits is not None
-    assert batch.teacher_logits.argmax(1).tolist() == order
+    assert batch.teacher is not None
+    assert batch.teacher.logits.argmax(1).tolist() == order
+    assert batch.teacher.ranking.flatten().tolist() == order
     assert batch.batch.lengths.tolist() == [encoded.lengths[row] for row in order]
     assert (batch.num_local, batch.num_global) == (3, 3)
     assert len(rows) == 3
 
 
 def test_a_part_moves_to_a_device_as_a_whole():
-    rows = TrainRows(EncodedTexts([[1, 2]], [[0, 0]]), torch.tensor([0]), torch.eye(1))
+    rows = TrainRows(EncodedTexts([[1, 2]], [[0, 0]]), torch.tensor([0]), teacher(1))
     (batch,) = loader(rows, sampler([2]))
     moved = batch.to("meta")
     assert {moved.batch.token_ids.device.type, moved.targets.device.type} == {"meta"}
-    assert moved.teacher_logits is not None
-    assert moved.teacher_logits.device.type == "meta"
+    assert moved.teacher is not None
+    assert {tensor.device.type for tensor in moved.teacher.tensors().values()} == {"meta"}

@@ -9,6 +9,7 @@ from magic_pyramid.packing import pack_sequences
 from magic_pyramid.training import Stage, stages_of
 from magic_pyramid.training.batches import TrainBatch
 from magic_pyramid.training.objective import GROUPS, StageObjective, optimizer_groups, targets_of
+from magic_pyramid.training.teacher import Teacher
 from training_toy import FAST, PYRAMID, toy_model
 
 TOKENS = [[1, 5, 6, 7, 2], [1, 8, 2], [1, 9, 4, 2]]
@@ -18,7 +19,10 @@ def inputs(**changes) -> TrainBatch:
     values = {
         "batch": pack_sequences(TOKENS),
         "targets": torch.tensor([0, 1, 1]),
-        "teacher_logits": torch.tensor([[2.0, -1.0], [0.0, 1.0], [0.5, 0.0]]),
+        "teacher": Teacher(
+            logits=torch.tensor([[2.0, -1.0], [0.0, 1.0], [0.5, 0.0]]),
+            ranking=torch.tensor([[2, 1, 3], [2, 1, -1], [1, 3, 2]]),
+        ),
         "num_local": 3,
         "num_global": 3,
     }
@@ -33,11 +37,11 @@ def terms(objective: StageObjective) -> dict[str, torch.Tensor]:
     """The parts of the loss, computed one by one."""
     objective.eval()
     output = objective.model(inputs().batch, masking=objective.stage.masking, exits=True)
-    targets, teacher = inputs().targets, inputs().teacher_logits
+    targets, teacher = inputs().targets, inputs().teacher
     assert teacher is not None
     return {
         "label": task_loss(output.logits, targets, problem_type="single_label"),
-        "teacher": distillation(output.logits, teacher, temperature=2.0),
+        "teacher": distillation(output.logits, teacher.logits, temperature=2.0),
         "penalty": output.penalty.mean(),
         "exit label": task_loss(output.exit_logits[0], targets, problem_type="single_label"),
         "exit teacher": exit_distillation(
@@ -132,7 +136,7 @@ def test_targets_have_the_form_of_their_problem():
 def test_every_group_has_its_learning_rate_and_only_matrices_decay():
     objective = StageObjective(toy_model(), stage("soft_prune"))
     rates = {"backbone": 1.0, "final_head": 2.0, "exit_heads": 3.0, "thresholds": 4.0}
-    groups = optimizer_groups(objective, learning_rates=rates, weight_decay=0.1)
+    groups = optimizer_groups(objective, learning_rates=rates, weight_decay=0.1, learning_rate_budget=9.0)
     found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert len(found) == sum(p.requires_grad for p in objective.parameters())
     for group, rate in rates.items():

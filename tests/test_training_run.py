@@ -72,6 +72,27 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
         assert [entry["step"] for entry in ours.losses] == [entry["step"] for entry in whole.losses]
 
 
+def test_an_interrupted_budget_goes_on_with_its_multipliers(tmp_path):
+    config = SEVERAL.replace(target_speedup=1.5, rank_weight=0.5, rank_top_k=4, learning_rate_budget=0.5)
+    whole, stopped = toy_model(), toy_model()
+    events = []
+    train_toy(whole, tmp_path / "whole", config=config, on_event=events.append)
+    with pytest.raises(KilledError):
+        train_toy(
+            stopped,
+            tmp_path / "stopped",
+            config=config,
+            on_event=kill_at("soft_prune", 3),
+            checkpoint_seconds=0.0,
+        )
+    resumed = toy_model()
+    train_toy(resumed, tmp_path / "stopped", config=config, resume=True)
+    assert_same_weights(weights(resumed), weights(whole))
+    expected = {event.stage: event.speedup for event in events if event.kind == "step"}
+    assert expected["soft_prune"] > 1
+    assert expected["hard_prune"] is None
+
+
 def test_a_checkpoint_that_was_cut_short_is_ignored(tmp_path, uninterrupted):
     with pytest.raises(KilledError):
         train_toy(

@@ -26,8 +26,8 @@ Convention = Literal["ltp", "actual", "top", "fastbert"]
   tokens are not padding and are not charged.
 """
 
-Counts = NDArray[np.float64]
-"""Numbers of tokens or of MACs, one per layer and input."""
+Counts = Any
+"""Numbers of tokens or of MACs, one per layer and input: arrays, or whatever else computes elementwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,25 @@ class CostModel:
             InputError: the columns do not fit the layers of the model.
         """
         counting = _counting(convention)
-        last = self.config.backbone.num_hidden_layers - 1
-        kept = self._padded(num_tokens, counting)[:, 1:]
-        macs = (self._layer_macs(num_tokens, counting) * _has_run(exit_layer, layers=last + 1)).sum(1)
-        exits = self.config.exit
-        if exits is not None:
-            head = counting.heads[exits.head]
-            for layer in self.config.exit_layers if tested_layers is None else tested_layers:
-                macs += np.where(exit_layer >= layer, head(self.config, kept[:, layer]), 0.0)
-        final = counting.heads[self.config.final_head](self.config, kept[:, last])
-        total: Counts = 2.0 * (macs + np.where(exit_layer == last, final, 0.0))
+        reach = _has_run(exit_layer, layers=self.config.backbone.num_hidden_layers)
+        tested = self.config.exit_layers if tested_layers is None else tested_layers
+        counts = self._padded(num_tokens, counting)
+        total: NDArray[np.float64] = 2.0 * self._expected_macs(counts, reach, counting, tested)
         return total
+
+    def expected_flops(self, num_tokens: Counts, reach: Counts | None = None) -> Counts:
+        """FLOPs of each input when token counts are expectations and layers are reached with a probability.
+
+        Nothing but arithmetic is done, so tensors pass, and gradients with them.
+
+        Args:
+            num_tokens: ``[inputs, layers + 1]`` as in ``flops``, any numbers.
+            reach: ``[inputs, layers]``, how likely a layer runs, in [0, 1]; None: all run, no exit is asked.
+        """
+        counting = _counting("ltp")
+        tested = () if reach is None else self.config.exit_layers
+        run = num_tokens[:, 1:] * 0 + 1 if reach is None else reach
+        return 2.0 * self._expected_macs(num_tokens, run, counting, tested)
 
     def layer_flops(
         self, num_tokens: Int[np.ndarray, "inputs layers_plus_1"], *, convention: Convention = "ltp"
@@ -77,7 +85,12 @@ class CostModel:
         Raises:
             InputError: the columns do not fit the layers of the model.
         """
-        return 2.0 * self._layer_macs(num_tokens, _counting(convention))
+        counting = _counting(convention)
+        counts = self._padded(num_tokens, counting)
+        flops: NDArray[np.float64] = 2.0 * counting.layers(
+            self.config.backbone, counts[:, :-1], counts[:, 1:]
+        )
+        return flops
 
     def dense_flops(
         self, lengths: Int[np.ndarray, " inputs"], *, convention: Convention = "ltp"
@@ -94,20 +107,40 @@ class CostModel:
         """``dense_flops`` when every input is padded to this length, or is longer: the usual way to batch."""
         return self.dense_flops(np.maximum(lengths, padded_length), convention=convention)
 
-    def _layer_macs(
-        self, num_tokens: Int[np.ndarray, "inputs layers_plus_1"], counting: "_Counting"
-    ) -> Counts:
-        counts = self._padded(num_tokens, counting)
-        return counting.layers(self.config.backbone, counts[:, :-1], counts[:, 1:])
+    def least_flops(self, lengths: Int[np.ndarray, " inputs"]) -> Float[np.ndarray, " inputs"]:
+        """FLOPs of each input when as much is pruned as can be, and the first exit head answers.
 
-    def _padded(self, num_tokens: Int[np.ndarray, "inputs layers_plus_1"], counting: "_Counting") -> Counts:
+        A layer's attention sees all that arrives, so the first one always pays for the whole input.
+        """
+        num_layers = self.config.backbone.num_hidden_layers
+        num_tokens = np.repeat(np.asarray(lengths)[:, None], num_layers + 1, axis=1)
+        if self.config.prune is not None:
+            num_tokens[:, 1:] = 1
+        first = min(self.config.exit_layers, default=num_layers - 1)
+        return self.flops(num_tokens, np.full(len(num_tokens), first))
+
+    def _expected_macs(
+        self, counts: Counts, reach: Counts, counting: "_Counting", tested: Collection[int]
+    ) -> Counts:
+        """The one sum behind all totals; a head is met by whoever ran its layer."""
+        kept = counts[:, 1:]
+        macs = (counting.layers(self.config.backbone, counts[:, :-1], kept) * reach).sum(1)
+        for layer in tested if self.config.exit else ():
+            head = counting.heads[_head_settings(self.config).head]
+            macs = macs + head(self.config, kept[:, layer]) * reach[:, layer]
+        final = counting.heads[self.config.final_head](self.config, kept[:, -1])
+        return macs + final * reach[:, -1]
+
+    def _padded(
+        self, num_tokens: Int[np.ndarray, "inputs layers_plus_1"], counting: "_Counting"
+    ) -> NDArray[np.float64]:
         expected = self.config.backbone.num_hidden_layers + 1
         if num_tokens.ndim != 2 or num_tokens.shape[1] != expected:
             raise InputError(
                 f"num_tokens has the shape {num_tokens.shape}; this model needs (inputs, {expected}): "
                 "the tokens of the input, then those alive after each layer"
             )
-        counts = num_tokens.astype(np.float64)
+        counts: NDArray[np.float64] = num_tokens.astype(np.float64)
         padding = np.maximum(self.config.max_length - counts[:, :1], 0.0)
         return counts + padding if counting.counts_padding else counts
 
@@ -138,8 +171,7 @@ def _top_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> Coun
     """(2d + heads)n² + 4d²n + 2dfk, and k = n in the last layer."""
     d, f = backbone.hidden_size, backbone.intermediate_size
     fed = np.concatenate([kept[:, :-1], arrived[:, -1:]], axis=1)
-    macs: Counts = (2 * d + backbone.num_attention_heads) * arrived**2 + 4 * d * d * arrived + 2 * d * f * fed
-    return macs
+    return (2 * d + backbone.num_attention_heads) * arrived**2 + 4 * d * d * arrived + 2 * d * f * fed
 
 
 def _linear_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> Counts:
@@ -151,12 +183,12 @@ def _linear_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> C
 def _cls_head(config: ModelConfig, tokens: Counts) -> Counts:
     """d² + dC."""
     d = config.backbone.hidden_size
-    return np.full_like(tokens, d * d + d * config.num_labels)
+    return 0 * tokens + (d * d + d * config.num_labels)
 
 
 def _cls_head_unlabelled(config: ModelConfig, tokens: Counts) -> Counts:
     """d²."""
-    return np.full_like(tokens, config.backbone.hidden_size**2)
+    return 0 * tokens + config.backbone.hidden_size**2
 
 
 def _fastbert_head(config: ModelConfig, tokens: Counts) -> Counts:

@@ -16,7 +16,7 @@ from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
 from magic_pyramid.data import LabelledData
 from magic_pyramid.errors import ConfigError, InputError, nearest
-from magic_pyramid.presets import apply_preset, find_preset
+from magic_pyramid.presets import apply_preset, find_preset, find_recipe
 from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import TrainEvent, TrainReport, train
@@ -51,7 +51,7 @@ def fit(
         data: labelled texts; test splits are never looked at.
         output: the model folder; work in progress lies in its ``.training``.
         preset: the method, a key of ``PRESETS``.
-        config: how to train; None: the default recipe.
+        config: how to train; None: the preset's recipe.
         model_changes: fields over the preset's, such as ``{"prune.temperature": 1e-3, "max_length": 64}``.
         resume: go on where an interrupted run of the same settings stopped.
         on_event: called as training goes.
@@ -66,7 +66,7 @@ def fit(
     chosen = find_preset(preset)
     if not data.splits.get("train"):
         raise InputError(f"{data.name} has no training rows; give a train split")
-    config = config or TrainConfig()
+    config = config or find_recipe(chosen.recipe)
     loaded = load_model(model, seed=config.seed)
     encoder = TextEncoder.from_pretrained(loaded.folder)
     limit = min(LONGEST_BY_DEFAULT, loaded.model.config.backbone.max_length)
@@ -119,7 +119,8 @@ def _finish(
     validation = data.splits.get("validation") or []
     rows = []
     if validation:
-        if classifier.config.exit or classifier.config.prune:
+        # Whoever asked for a speed-up and has no exits got it in training: nothing is left to choose.
+        if classifier.config.exit or (classifier.config.prune and config.target_speedup is None):
             classifier.calibrate(validation, max_drop=config.max_drop)
             classifier.info["calibration"]["split"] = "held out of train" if data.held_out else "validation"
         rows = [{"setting": "validation", **classifier.evaluate(validation[:1000], repeats=0)}]

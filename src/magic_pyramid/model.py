@@ -68,6 +68,10 @@ class ModelOutput:
     """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
     penalty: Float[Tensor, " seqs"]
     """What the pruner charges each sequence for its soft masks, summed over the layers; 0 unless soft."""
+    expected_tokens: Float[Tensor, "seqs layers"]
+    """Tokens alive after each layer when a soft mask is the chance to stay; `num_tokens` unless soft."""
+    masses: tuple[Float[Tensor, " tokens"], ...]
+    """Attention mass of each token in each layer, while nothing is removed (soft); empty otherwise."""
 
 
 class PyramidModel(nn.Module):
@@ -111,11 +115,21 @@ class PyramidModel(nn.Module):
         state = self.begin(batch)
         exit_logits: dict[int, Tensor] = {}
         num_tokens, penalty = [], torch.zeros(batch.num_sequences, device=batch.token_ids.device)
+        expected: list[Tensor] = []
+        masses: list[Tensor] = []
+        survival = torch.ones(batch.num_tokens, device=batch.token_ids.device)
         for layer in range(len(self.layers)):
             state = step(state, layer)
             num_tokens.append(_count_alive(state))
-            if state.soft_mask is not None and self.pruner is not None:
+            if state.soft_mask is None or self.pruner is None:
+                expected.append(num_tokens[-1].float())
+            else:
+                assert state.mass is not None
+                masses.append(state.mass)
                 penalty = penalty + self.pruner.penalty(state.soft_mask, state.batch)
+                survival = self.pruner.survival(state.soft_mask, survival)
+                arrived = expected[-1] if expected else batch.lengths.float()
+                expected.append(self.pruner.expected_tokens(layer, survival, batch, arrived))
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
@@ -123,6 +137,8 @@ class PyramidModel(nn.Module):
             exit_logits=exit_logits,
             num_tokens=torch.stack(num_tokens, dim=1),
             penalty=penalty,
+            expected_tokens=torch.stack(expected, dim=1),
+            masses=tuple(masses),
         )
 
     def begin(self, batch: PackedBatch) -> EncoderState:
@@ -234,5 +250,4 @@ def attended(state: EncoderState, mass: Float[Tensor, " tokens"]) -> Attended:
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:
     if state.soft_mask is None:
         return state.batch.lengths
-    counts = torch.zeros(state.batch.num_sequences, dtype=torch.int64, device=state.soft_mask.device)
-    return counts.index_add(0, state.batch.sequence_of_token, (state.soft_mask > 0.5).long())
+    return state.batch.sum_tokens((state.soft_mask > 0.5).long())

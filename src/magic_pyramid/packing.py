@@ -61,6 +61,10 @@ class PackedBatch:
             return values.expand(self.num_tokens)
         return values[self.sequence_of_token]
 
+    def sum_tokens(self, values: Shaped[Tensor, " tokens"]) -> Shaped[Tensor, " seqs"]:
+        """The sum of each sequence's values."""
+        return values.new_zeros(self.num_sequences).index_add(0, self.sequence_of_token, values)
+
     def select_tokens(self, keep: Bool[Tensor, " tokens"]) -> Self:
         """Drop the tokens that are not kept; every sequence keeps its place, even if it becomes empty."""
         return self.take_tokens(keep.nonzero().flatten())

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from magic_pyramid.config import AnyPruneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
+from magic_pyramid.config import (
+    AnyPruneConfig,
+    ExitConfig,
+    ModelConfig,
+    PruneConfig,
+    RankBinsConfig,
+    TrainConfig,
+)
 from magic_pyramid.errors import ConfigError, nearest
 
 
@@ -15,6 +22,8 @@ class Preset:
     prune: AnyPruneConfig | None = None
     exit: ExitConfig | None = None
     final_head: Literal["cls", "fastbert"] = "cls"
+    recipe: str = "default"
+    """Training settings to begin with, a key of ``RECIPES``."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -25,6 +34,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "magic_pyramid": Preset(
         summary="token pruning and early exits (2021)", prune=PruneConfig(), exit=ExitConfig()
+    ),
+    "top": Preset(
+        summary="learned shares of ranked tokens under a FLOPs constraint (KDD 2023; --target-speedup)",
+        prune=RankBinsConfig(),
+        recipe="top",
     ),
 }
 
@@ -56,6 +70,15 @@ def _paper(
 
 RECIPES: dict[str, TrainConfig] = {
     "default": TrainConfig(),
+    "top": TrainConfig(
+        epochs={"finetune": 3.0, "soft_prune": 3.0, "hard_prune": 1.0},
+        learning_rate_thresholds=0.1,
+        distill_weight=1.0,
+        target_speedup=2.0,
+        budget_exact=True,
+        rank_weight=0.01,
+        rank_floor=0.01,
+    ),
     "paper": PAPER,
     "paper-ag_news": _paper(3, 1, 2, 2, batch=64),
     "paper-yelp_polarity": _paper(3, 1, 2, 2, batch=64),

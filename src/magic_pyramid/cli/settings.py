@@ -51,7 +51,7 @@ def settable_fields() -> dict[str, str]:
 def read_settings(
     *,
     preset: str,
-    recipe: str,
+    recipe: str | None,
     assignments: Mapping[str, str],
     epochs: str | None,
     max_length: int | None,
@@ -61,7 +61,7 @@ def read_settings(
 
     Args:
         preset: name of the method.
-        recipe: name of the training settings to begin with.
+        recipe: name of the training settings to begin with; None: the preset's own.
         assignments: texts of ``--set``, by key.
         epochs: text of ``--epochs``; the stages it does not name keep the recipe's epochs.
         max_length: longest input in tokens; None leaves it to ``fit``.
@@ -70,7 +70,8 @@ def read_settings(
     Raises:
         ConfigError: a name is unknown (the nearest is given) or a value impossible.
     """
-    chosen, base = find_preset(preset), find_recipe(recipe)
+    chosen = find_preset(preset)
+    base = find_recipe(chosen.recipe if recipe is None else recipe)
     values = {key: read_value(text) for key, text in assignments.items()}
     _check_keys(values)
     fields = {part: _fields_of(part, values) for part in _PARTS}

@@ -55,8 +55,12 @@ def train(
         typer.Option("--preset", help="; ".join(f"{name}: {row.summary}" for name, row in PRESETS.items())),
     ] = "magic_pyramid",
     recipe: Annotated[
-        str, typer.Option("--recipe", help=f"Training settings to begin with: {', '.join(RECIPES)}.")
-    ] = "default",
+        str | None,
+        typer.Option(
+            "--recipe",
+            help=f"Training settings to begin with: {', '.join(RECIPES)}. Default: the preset's own.",
+        ),
+    ] = None,
     epochs: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +73,10 @@ def train(
     max_length: Annotated[
         int | None,
         typer.Option("--max-length", min=2, help="Cut texts to so many tokens. Default: as the data needs."),
+    ] = None,
+    target_speedup: Annotated[
+        float | None,
+        typer.Option("--target-speedup", metavar="TIMES", help=setting_doc("target_speedup")),
     ] = None,
     train_rows: Annotated[
         int | None, typer.Option("--train-rows", min=1, help="Train on so many rows, labels in proportion.")
@@ -117,6 +125,7 @@ def train(
             "validation_share": validation_share,
             "precision": precision,
             "tokens_per_batch": tokens_per_batch,
+            "target_speedup": target_speedup,
         },
     )
     check_output(output)

@@ -48,6 +48,20 @@ class TrainConfig(Config):
     """Temperature of that KL."""
     joint_exits: float = 1.0
     """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
+    target_speedup: float | None = None
+    """Dense FLOPs over FLOPs that `soft_prune` learns to reach, >= 1; None: `prune.penalty` decides."""
+    budget_exact: bool = True
+    """Hold the model at `target_speedup` from both sides; False lets it become cheaper."""
+    budget_ramp: float = 0.5
+    """Share of `soft_prune` in which the asked saving rises from 0 to the target's, in [0, 1]."""
+    learning_rate_budget: float = 0.02
+    """Learning rate of the budget's two multipliers, which rise while the model costs too much."""
+    rank_weight: float = 0.0
+    """Weight in `soft_prune` of bringing early layers' attention into the fine-tuned model's order."""
+    rank_floor: float = 1.0
+    """Share of `rank_weight` left at the end of `budget_ramp`, to which it falls linearly; 1 keeps it all."""
+    rank_top_k: int = 20
+    """Tokens of each text that this order names, the most attended first."""
     max_drop: float = 0.5
     """Points of validation accuracy that the chosen exit threshold may cost."""
     validation_share: float = 0.1
@@ -72,6 +86,13 @@ class TrainConfig(Config):
             check_within("train", "dropout", self.dropout, 0.0, 0.99)
         check_within("train", "joint_exits", self.joint_exits, 0.0, 1000.0)
         check_within("train", "validation_share", self.validation_share, 0.0, 0.9)
+        if self.target_speedup is not None:
+            check_within("train", "target_speedup", self.target_speedup, 1.0, 1e6)
+        check_within("train", "budget_ramp", self.budget_ramp, 0.0, 1.0)
+        check_within("train", "learning_rate_budget", self.learning_rate_budget, 0.0, 1e3)
+        check_within("train", "rank_weight", self.rank_weight, 0.0, 1e6)
+        check_within("train", "rank_floor", self.rank_floor, 0.0, 1.0)
+        check_within("train", "rank_top_k", self.rank_top_k, 2, 10_000)
         check_within("train", "max_drop", self.max_drop, 0.0, 100.0)
 
     def epochs_of(self, stage: str) -> float:

@@ -49,6 +49,29 @@ class Pruner(nn.Module, ABC, Generic[SomePruneConfig]):
     def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
         """What a layer's soft mask adds to each sequence's penalty, before its weight."""
 
+    def survival(
+        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
+        """How likely each token is alive behind a layer, given its soft mask and how likely it was before."""
+        return soft_mask
+
+    def expected_tokens(
+        self,
+        layer: int,
+        survival: Float[Tensor, " tokens"],
+        batch: PackedBatch,
+        arrived: Float[Tensor, " seqs"],
+    ) -> Float[Tensor, " seqs"]:
+        """Tokens of each sequence that a layer is expected to leave, with a gradient for what learns.
+
+        Args:
+            layer: 0-based layer.
+            survival: how likely each token is alive behind it.
+            batch: all tokens; none is removed while training softly.
+            arrived: the tokens expected before it.
+        """
+        return batch.sum_tokens(survival)
+
     @abstractmethod
     def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
         """Which of the tokens that arrived stay."""

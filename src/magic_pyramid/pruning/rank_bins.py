@@ -14,7 +14,7 @@ from magic_pyramid.config import ModelConfig, RankBinsConfig
 from magic_pyramid.packing import PackedBatch
 from magic_pyramid.pruning.hard_concrete import LARGEST, binarise, probability, sample
 from magic_pyramid.pruning.interface import Attended, Pruner
-from magic_pyramid.pruning.ranks import all_but_first, ranks
+from magic_pyramid.pruning.ranking import all_but_first, ranks
 
 _ROUNDING = 1e-9
 """Slack of a product that should be a whole number."""
@@ -50,6 +50,22 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
     def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
         """Nothing: what removal is worth is the budget's to say."""
         return soft_mask.new_zeros(batch.num_sequences)
+
+    def expected_tokens(
+        self,
+        layer: int,
+        survival: Float[Tensor, " tokens"],
+        batch: PackedBatch,
+        arrived: Float[Tensor, " seqs"],
+    ) -> Float[Tensor, " seqs"]:
+        """The tokens that would be left, rounding included, with the gradient of the expected share."""
+        if layer not in self.rows:
+            return arrived
+        row = self.rows[layer]
+        removed = (1.0 - probability(self.fine[row]).mean()) * probability(self.coarse[row])
+        expected = 1.0 + (arrived - 1.0) * (1.0 - removed)
+        left = self.num_kept(layer, arrived.detach().round().long())
+        return expected + (left - expected).detach()
 
     def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
         """Which tokens stay; the scale multiplies the share removed, at most all but the first token."""

@@ -49,9 +49,15 @@ class ThresholdPruner(Pruner[PruneConfig]):
 
     def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
         """Mean soft mask of each sequence (LTP's regulariser)."""
-        totals = _totals(soft_mask, batch)
+        totals = batch.sum_tokens(soft_mask)
         widths = {"valid": batch.lengths, "padded": batch.lengths.max().expand_as(batch.lengths)}
         return totals / widths[self.config.penalty_norm]
+
+    def survival(
+        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
+        """How likely each token is alive behind a layer: the product of its soft masks so far."""
+        return soft_mask if self.config.cumulative_gate else earlier * soft_mask
 
     def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
         """Which tokens stay: importance at or above the scaled threshold, ties kept, [CLS] always."""
@@ -103,9 +109,4 @@ def _alive(batch: PackedBatch, soft_mask: Tensor | None) -> Float[Tensor, " seqs
     """Tokens of each sequence that count as alive: all, or the sum of their weights."""
     if soft_mask is None:
         return batch.lengths.to(torch.float32)
-    return _totals(soft_mask.detach(), batch).clamp(min=1.0)
-
-
-def _totals(soft_mask: Tensor, batch: PackedBatch) -> Float[Tensor, " seqs"]:
-    totals = torch.zeros(batch.num_sequences, device=soft_mask.device, dtype=soft_mask.dtype)
-    return totals.index_add(0, batch.sequence_of_token, soft_mask)
+    return batch.sum_tokens(soft_mask.detach()).clamp(min=1.0)

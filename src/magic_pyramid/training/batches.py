@@ -11,7 +11,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from magic_pyramid.packing import PackedBatch, pack_sequences
 from magic_pyramid.tokenization import EncodedTexts
+from magic_pyramid.training.processes import Processes
+from magic_pyramid.training.teacher import Teacher
 
+EVALUATION_TOKENS = 4096
+"""Token budget of a batch that nothing learns from."""
+EVALUATION_SEQUENCES = 256
 BATCHES_PER_CHUNK = 50
 """Rows are sorted by length inside chunks of about this many batches: little waste, much randomness left."""
 
@@ -35,17 +40,15 @@ class TrainBatch:
     batch: PackedBatch
     targets: Tensor
     """Labels as ``targets_of`` gives them, one row a sequence."""
-    teacher_logits: Tensor | None
-    """Logits of the fine-tuned model for these rows, where the stage learns from them."""
+    teacher: Teacher | None
+    """What the fine-tuned model says of these rows, where the stage learns from it."""
     num_local: int
     num_global: int
 
     def to(self, device: torch.device | str) -> Self:
         """The same part on another device."""
-        teacher = None if self.teacher_logits is None else self.teacher_logits.to(device)
-        return replace(
-            self, batch=self.batch.to(device), targets=self.targets.to(device), teacher_logits=teacher
-        )
+        teacher = self.teacher and self.teacher.to(device)
+        return replace(self, batch=self.batch.to(device), targets=self.targets.to(device), teacher=teacher)
 
 
 def token_batches(
@@ -64,6 +67,17 @@ def token_batches(
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def length_batches(lengths: np.ndarray, processes: Processes) -> list[np.ndarray]:
+    """This process's share of all rows, in batches of similar length, for a pass without gradients."""
+    batches = token_batches(
+        lengths,
+        order=np.argsort(lengths, kind="stable"),
+        tokens_per_batch=EVALUATION_TOKENS,
+        max_sequences_per_batch=EVALUATION_SEQUENCES,
+    )
+    return batches[processes.rank :: processes.world_size]
 
 
 class TokenBudgetSampler(Sampler[Cut]):
@@ -128,10 +142,10 @@ class TokenBudgetSampler(Sampler[Cut]):
 class TrainRows(Dataset[TrainBatch]):
     """The encoded train split; asked for a cut it gives the packed batch."""
 
-    def __init__(self, encoded: EncodedTexts, targets: Tensor, teacher_logits: Tensor | None = None) -> None:
+    def __init__(self, encoded: EncodedTexts, targets: Tensor, teacher: Teacher | None = None) -> None:
         self.encoded = encoded
         self.targets = targets
-        self.teacher_logits = teacher_logits
+        self.teacher = teacher
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -143,7 +157,7 @@ class TrainRows(Dataset[TrainBatch]):
                 chosen.token_ids, token_type_ids=chosen.token_type_ids, sequence_ids=cut.rows
             ),
             targets=self.targets[cut.rows],
-            teacher_logits=None if self.teacher_logits is None else self.teacher_logits[cut.rows],
+            teacher=self.teacher and self.teacher.select(cut.rows),
             num_local=cut.num_local,
             num_global=cut.num_global,
         )

@@ -71,6 +71,8 @@ def state_line(event: TrainEvent) -> str:
         parts.append(f"kept {kept_line(event.kept_tokens)}")
     if event.gflops is not None:
         parts.append(f"{event.gflops:.3g} GFLOPs")
+    if event.speedup is not None:
+        parts.append(f"expected {event.speedup:.2f}x")
     return "  ".join(parts)
 
 

@@ -24,6 +24,8 @@ class TrainEvent:
     """Mean tokens alive after each layer, per training sequence."""
     gflops: float | None = None
     """Projected GFLOPs per sequence, all layers run: from `kept_tokens`, or measured (`validated`)."""
+    speedup: float | None = None
+    """Dense FLOPs over FLOPs as the stage expects them, where it follows a budget."""
     validation: Mapping[str, Any] | None = None
     """The numbers of `validated`."""
 

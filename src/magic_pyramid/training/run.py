@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,11 +16,13 @@ from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
+from magic_pyramid.training.budget import budget_of, check_budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
 from magic_pyramid.training.stages import Stage, stages_of
-from magic_pyramid.training.validation import Validation, answer_all
+from magic_pyramid.training.teacher import Teacher
+from magic_pyramid.training.validation import Validation, ask_teacher
 from magic_pyramid.training.workspace import Workspace
 
 CHECKPOINT_SECONDS = 120.0
@@ -61,6 +64,7 @@ def train(
     _check(config, data, processes)
     train_split = data.splits["train"]
     encoded = encoder.encode([example.inputs for example in train_split], max_length=model.config.max_length)
+    check_budget(model.config, config, np.asarray(encoded.lengths))
     plan = _plan(model, config, data, encoded)
     workspace = Workspace.open(output, plan=plan, resume=resume, processes=processes)
     run = _Run(
@@ -100,8 +104,8 @@ class _Run:
             if self.workspace.processes.is_main:
                 self.on_event(TrainEvent(kind="stage_skipped", stage=stage.name, num_epochs=stage.epochs))
             return report
-        if stage.distill_weight > 0 and self.rows.teacher_logits is None:
-            self.rows.teacher_logits = self._teacher_logits()
+        if stage.asks_teacher and self.rows.teacher is None:
+            self.rows.teacher = self._teacher()
         report = self._train(stage)
         self.workspace.finish(report, self.model.state_dict())
         return report
@@ -118,7 +122,13 @@ class _Run:
             validation=self.validation,
             checkpoint_seconds=self.checkpoint_seconds,
         )
-        objective = StageObjective(self.model, stage, distill_temperature=self.config.distill_temperature)
+        lengths = np.asarray(self.rows.encoded.lengths)
+        objective = StageObjective(
+            self.model,
+            stage,
+            distill_temperature=self.config.distill_temperature,
+            budget=budget_of(stage, self.model.config, self.config, lengths),
+        )
         seed = self.config.seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage.name)
         trainer = StageTrainer(objective, rows=self.rows, config=self.config, seed=seed, around=around)
         log = trainer.run()
@@ -142,23 +152,22 @@ class _Run:
             pruner=pruner.learned() if pruner else None,
         )
 
-    def _teacher_logits(self) -> Tensor:
-        """Logits of the fine-tuned model on the train rows, computed once."""
+    def _teacher(self) -> Teacher:
+        """The fine-tuned model's answers on the train rows, computed once."""
         cached = self.workspace.cached("teacher")
-        if cached is None:
-            now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-            self.model.load_state_dict(self.workspace.weights("finetune"))
-            answers = answer_all(
-                self.model,
-                self.rows.encoded,
-                masking="none",
-                exits=False,
-                processes=self.workspace.processes,
-            )
-            self.model.load_state_dict(now)
-            cached = {"logits": answers.logits}
-            self.workspace.cache("teacher", cached)
-        return cached["logits"]
+        if cached is not None:
+            return Teacher(**cached)
+        now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.workspace.weights("finetune"))
+        teacher = ask_teacher(
+            self.model,
+            self.rows.encoded,
+            top_k=self.config.rank_top_k,
+            processes=self.workspace.processes,
+        )
+        self.model.load_state_dict(now)
+        self.workspace.cache("teacher", teacher.tensors())
+        return teacher
 
 
 def _check(config: TrainConfig, data: LabelledData, processes: Processes) -> None:

@@ -6,6 +6,9 @@ from typing import Literal
 from magic_pyramid.config import Config, ModelConfig, StageName, TrainConfig
 from magic_pyramid.model import Masking, ParameterGroup
 
+BUDGET_TOLERANCE = 0.04
+"""A budget is kept when the measured speed-up is within this share of the one asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage(Config):
@@ -25,6 +28,14 @@ class Stage(Config):
     """Weight of the final head's KL to the fine-tuned model."""
     penalty_weight: float = 0.0
     """Weight of the mean soft mask."""
+    target_speedup: float | None = None
+    """Dense FLOPs over FLOPs that the stage learns to reach; None: it has no budget."""
+    rank_weight: float = 0.0
+    """Weight of bringing early layers' attention into the fine-tuned model's order."""
+    rank_floor: float = 1.0
+    """Share of that weight that is left at the end of the ramp."""
+    ramp: float = 0.0
+    """Share of the steps in which the saving asked for rises, and the weight of the order falls."""
     exit_label_weight: float = 0.0
     """Weight of each exit head's loss against the labels."""
     exit_distill_weight: float = 0.0
@@ -38,6 +49,23 @@ class Stage(Config):
     def asks_exits(self) -> bool:
         """Whether the exit heads take part."""
         return self.exit_label_weight > 0 or self.exit_distill_weight > 0
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the fine-tuned model's answers are needed."""
+        return self.distill_weight > 0 or self.rank_weight > 0
+
+    def rank_weight_at(self, progress: float) -> float:
+        """Weight of the order when so much of the stage, in [0, 1], is done."""
+        left = 1.0 - progress / self.ramp if self.ramp > 0 else 0.0
+        return self.rank_weight * max(self.rank_floor, left)
+
+    def budget_miss(self, speedup: float) -> float:
+        """How far a measured speed-up is from the one asked for, as a share; 0 within the tolerance."""
+        if self.target_speedup is None:
+            return 0.0
+        miss = abs(speedup / self.target_speedup - 1.0)
+        return miss if miss > BUDGET_TOLERANCE else 0.0
 
     @property
     def validation_masking(self) -> Masking:
@@ -75,6 +103,11 @@ def learning_rate_of(model: ModelConfig, train: TrainConfig) -> float:
     return min(max(2e-5 * (768 / model.backbone.hidden_size) ** 2, 1e-5), 1e-4)
 
 
+def early_layers(num_layers: int) -> range:
+    """The first third, at least one: where a wrong order of the tokens costs most (ToP, section 3.3)."""
+    return range(max(1, num_layers // 3))
+
+
 def _joint_weight(model: ModelConfig, train: TrainConfig) -> float:
     """Weight of one exit head while the backbone trains: together they weigh ``joint_exits``."""
     return train.joint_exits / len(model.exit_layers) if model.exit_layers else 0.0
@@ -85,9 +118,9 @@ def _with_backbone(model: ModelConfig, train: TrainConfig) -> tuple[ParameterGro
     return ("backbone", "final_head", *heads)
 
 
-def _teaches(train: TrainConfig) -> float:
-    """KL weight in the pruning stages; without fine-tuning there is no model to learn from."""
-    return train.distill_weight if train.epochs_of("finetune") > 0 else 0.0
+def _taught(weight: float, train: TrainConfig) -> float:
+    """The weight of learning from the fine-tuned model; without fine-tuning there is none."""
+    return weight if train.epochs_of("finetune") > 0 else 0.0
 
 
 def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
@@ -105,18 +138,24 @@ def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
 def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     assert model.prune is not None
     learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learns else ()
+    asks_budget = bool(learns) and train.target_speedup is not None
     return Stage(
         name="soft_prune",
         epochs=train.epochs_of("soft_prune"),
         masking="soft",
         trains=(*_with_backbone(model, train), *learns),
-        label_weight=1.0 - _teaches(train),
-        distill_weight=_teaches(train),
-        penalty_weight=model.prune.penalty,
+        label_weight=1.0 - _taught(train.distill_weight, train),
+        distill_weight=_taught(train.distill_weight, train),
+        penalty_weight=0.0 if asks_budget else model.prune.penalty,
+        target_speedup=train.target_speedup if asks_budget else None,
+        rank_weight=_taught(train.rank_weight, train),
+        rank_floor=train.rank_floor,
+        ramp=train.budget_ramp,
         exit_label_weight=_joint_weight(model, train) / 2,
         exit_distill_weight=_joint_weight(model, train) / 2,
-        # Validation removes tokens that training only weighted, so its best says little here.
-        keeps="last",
+        # Validation removes tokens that training only weighted, so its best says little, except whether a
+        # budget is kept.
+        keeps="best" if asks_budget and train.budget_exact else "last",
     )
 
 
@@ -126,8 +165,8 @@ def _hard_prune(model: ModelConfig, train: TrainConfig) -> Stage:
         epochs=train.epochs_of("hard_prune"),
         masking="hard",
         trains=_with_backbone(model, train),
-        label_weight=1.0 - _teaches(train),
-        distill_weight=_teaches(train),
+        label_weight=1.0 - _taught(train.distill_weight, train),
+        distill_weight=_taught(train.distill_weight, train),
         exit_label_weight=_joint_weight(model, train) / 2,
         exit_distill_weight=_joint_weight(model, train) / 2,
     )

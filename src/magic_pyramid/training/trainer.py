@@ -4,7 +4,7 @@ Accelerate, several processes, mixed precision and gradient accumulation come wi
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +95,7 @@ class StageTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         num_layers = objective.model.config.backbone.num_hidden_layers
         self._kept = torch.zeros(num_layers + 1, device=self.args.device)
+        self._flops = torch.zeros(2, device=self.args.device)
         self._num_sequences = 0
         self._thresholds = objective.model.parameter_group("thresholds")
         self._others = [
@@ -151,9 +152,11 @@ class StageTrainer(Trainer):
         num_items_in_batch: int | None = None,
     ) -> Tensor:
         """This process's part of the step's mean loss; the average over processes is the whole."""
+        self.objective.progress = self.state.global_step / self.num_steps
         output: dict[str, Tensor] = model(inputs)
         self._kept[0] += inputs.batch.num_tokens if inputs.num_local else 0
         self._kept[1:] += output["kept_tokens"]
+        self._flops += output["flops"]
         self._num_sequences += inputs.num_local
         share = inputs.num_local / (num_items_in_batch or inputs.num_global)
         return output["loss"] * share * self.around.processes.world_size
@@ -170,6 +173,7 @@ class StageTrainer(Trainer):
             self.objective,
             learning_rates=learning_rates(self.stage, self.objective.model.config, self.train_config),
             weight_decay=self.train_config.weight_decay,
+            learning_rate_budget=self.train_config.learning_rate_budget,
         )
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
         return self.optimizer
@@ -177,7 +181,7 @@ class StageTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Rise over the stage's warm-up, then fall linearly to 0."""
+        """Rise over the stage's warm-up, then fall linearly to 0; a budget's multipliers never slow down."""
         warmup = round(self.stage.warmup * num_training_steps)
 
         def share(step: int) -> float:
@@ -186,7 +190,10 @@ class StageTrainer(Trainer):
             return rising if step < warmup else max(0.0, falling)
 
         assert self.optimizer is not None
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, share)
+        shares: list[Callable[[int], float]] = [
+            _always if group["maximize"] else share for group in self.optimizer.param_groups
+        ]
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, shares)
         return self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -207,11 +214,12 @@ class StageTrainer(Trainer):
                 f"the loss of {self.stage.name} is not a number at step {self.state.global_step}; "
                 "lower train.learning_rate, or use train.precision fp32"
             )
-        kept = self._kept_tokens()
+        kept, speedup = self._kept_tokens(), self._speedup()
         self.last_event = {
             "loss": logs["loss"],
             "kept_tokens": tuple(kept[1:]),
             "gflops": projected_gflops(self.objective.model.config, np.asarray([kept])),
+            "speedup": speedup if self.objective.budget else None,
         }
         self._history.append(
             {
@@ -269,6 +277,12 @@ class StageTrainer(Trainer):
         self._num_sequences = 0
         return (counts[:-1] / counts[-1]).tolist()
 
+    def _speedup(self) -> float:
+        """Dense FLOPs over expected FLOPs since the last look."""
+        flops, dense_flops = self.around.processes.sum(self._flops).tolist()
+        self._flops = torch.zeros_like(self._flops)
+        return float(dense_flops / flops)
+
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -276,10 +290,10 @@ class StageTrainer(Trainer):
             return
         folder = Path(output_dir) if output_dir else self.around.folder
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / "model.safetensors", self.objective.model.state_dict())
+        save_tensors(folder / "model.safetensors", self.objective.state_dict())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.objective.model.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+        self.objective.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -316,9 +330,13 @@ class _Watch(TrainerCallback):
         control.should_evaluate = control.should_save = False
 
 
-def rank(validation: dict[str, Any]) -> tuple[float, float]:
-    """What the best weights are chosen by: the score, and at equal score the loss."""
-    return validation["score"], -validation["loss"]
+def _always(step: int) -> float:
+    return 1.0
+
+
+def rank(validation: dict[str, Any]) -> tuple[float, float, float]:
+    """What the best weights are chosen by: a kept budget, then the score, and at equal score the loss."""
+    return -validation["budget_miss"], validation["score"], -validation["loss"]
 
 
 def _arguments(around: Surroundings, config: TrainConfig, *, seed: int, num_steps: int) -> TrainingArguments:

@@ -1,4 +1,4 @@
-"""Direct passes in eval mode: the numbers of an epoch's end, and the teacher's logits."""
+"""Direct passes in eval mode: the numbers of an epoch's end, and the teacher's answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,14 @@ from magic_pyramid.exiting.losses import exit_distillation, task_loss
 from magic_pyramid.metrics import METRIC_NAMES, quality
 from magic_pyramid.model import Masking, PyramidModel
 from magic_pyramid.packing import pack_sequences
+from magic_pyramid.pruning.ranking import top_tokens
 from magic_pyramid.tokenization import EncodedTexts
-from magic_pyramid.training.batches import token_batches
+from magic_pyramid.training.batches import length_batches
 from magic_pyramid.training.objective import targets_of
 from magic_pyramid.training.processes import Processes
-from magic_pyramid.training.projection import projected_gflops
+from magic_pyramid.training.projection import projected_gflops, projected_speedup
 from magic_pyramid.training.stages import Stage
-
-TOKENS_PER_BATCH = 4096
-SEQUENCES_PER_BATCH = 256
+from magic_pyramid.training.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +37,12 @@ def answer_all(
 ) -> Answers:
     """One forward pass over all rows, shared among the processes; the model comes back in its old mode."""
     config, was_training = model.config, model.training
-    rows, lengths = len(encoded), np.asarray(encoded.lengths)
+    rows = len(encoded)
     logits = torch.zeros(rows, config.num_labels, device=processes.device)
     exit_logits = {layer: torch.zeros_like(logits) for layer in (config.exit_layers if exits else ())}
     counts = torch.zeros(rows, config.backbone.num_hidden_layers, dtype=torch.int64, device=processes.device)
-    batches = token_batches(
-        lengths,
-        order=np.argsort(lengths, kind="stable"),
-        tokens_per_batch=TOKENS_PER_BATCH,
-        max_sequences_per_batch=SEQUENCES_PER_BATCH,
-    )
     model.eval()
-    for batch in batches[processes.rank :: processes.world_size]:
+    for batch in length_batches(np.asarray(encoded.lengths), processes):
         chosen = encoded.select(batch.tolist())
         packed = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids)
         output = model(packed.to(processes.device), masking=masking, exits=exits)
@@ -66,6 +59,29 @@ def answer_all(
     )
 
 
+@torch.no_grad()
+def ask_teacher(model: PyramidModel, encoded: EncodedTexts, *, top_k: int, processes: Processes) -> Teacher:
+    """One pass over all rows with every token, shared among the processes, in eval mode."""
+    was_training, last = model.training, len(model.layers) - 1
+    logits = torch.zeros(len(encoded), model.config.num_labels, device=processes.device)
+    ranking = torch.zeros(len(encoded), top_k, dtype=torch.int64, device=processes.device)
+    model.eval()
+    for rows in length_batches(np.asarray(encoded.lengths), processes):
+        chosen = encoded.select(rows.tolist())
+        batch = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids).to(processes.device)
+        state = model.begin(batch)
+        for layer in range(last):
+            state = model.keep_all(state, layer)
+        block = model.block(last)
+        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
+        hidden = block.finish(weights.context(), state.hidden_states)
+        places = torch.from_numpy(rows).to(processes.device)
+        logits[places] = model.final_head(hidden, batch).float()
+        ranking[places] = top_tokens(weights.mass, batch, count=top_k)
+    model.train(was_training)
+    return Teacher(logits=processes.sum(logits).cpu(), ranking=processes.sum(ranking).cpu())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
     """The held-out rows, and how a stage is judged on them."""
@@ -76,7 +92,7 @@ class Validation:
     processes: Processes
 
     def measure(self, model: PyramidModel, stage: Stage) -> dict[str, Any]:
-        """Numbers of this moment; ``score`` is what the best is chosen by (larger is better)."""
+        """Numbers of this moment; the best has the least ``budget_miss``, then the largest ``score``."""
         config = model.config
         answers = answer_all(
             model,
@@ -95,14 +111,17 @@ class Validation:
         num_tokens = np.concatenate(
             [np.asarray(self.encoded.lengths)[:, None], answers.num_tokens.numpy()], axis=1
         )
+        speedup = projected_speedup(config, num_tokens)
         return {
             "score": score,
+            "budget_miss": stage.budget_miss(speedup),
             "loss": self._exit_loss(answers, model) if learns_exits_only else self._loss(answers, model),
             "metric": METRIC_NAMES[config.problem_type],
             "quality": final_quality,
             "exit_quality": exit_quality,
             "kept_tokens": answers.num_tokens.double().mean(0).tolist(),
             "gflops": projected_gflops(config, num_tokens),
+            "speedup": speedup,
         }
 
     def _loss(self, answers: Answers, model: PyramidModel) -> float:
