@@ -1,5 +1,6 @@
 """Training under a constraint: it reaches the speed-up asked for, and only then can it be the best."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from magic_pyramid.presets import RECIPES
 from magic_pyramid.pruning.hard_concrete import LARGEST, probability
 from magic_pyramid.pruning.rank_bins import RankBinsPruner
 from magic_pyramid.training import Stage, stages_of
+from magic_pyramid.training.budget import Budget, meet_budget
+from magic_pyramid.training.projection import projected_speedup
 from training_toy import BACKBONE, FAST, PYRAMID, toy_model, train_toy
 
 DEEP = PYRAMID.replace(
@@ -91,9 +94,46 @@ def test_training_keeps_the_constraint_and_its_best_is_one_that_does(target, tmp
     assert soft.kept["speedup"] == pytest.approx(target, rel=0.05)
     assert soft.kept["budget_miss"] == 0.0
     within = [entry for entry in soft.validation if abs(entry["speedup"] / target - 1) <= 0.04]
-    assert soft.kept["score"] == max(entry["score"] for entry in within)
+    best = max(within, key=lambda entry: (entry["score"], -entry["loss"]))
+    assert soft.kept["step"] == best["step"]
     assert soft.validation[0]["speedup"] < soft.kept["speedup"]
     assert soft.pruner == trained_pruner(model).learned()
+
+
+@pytest.mark.parametrize("wanted", [1.2, 1.5, 2.0])
+@pytest.mark.parametrize("selection", ["ranked_topk", "bins"])
+def test_what_the_multipliers_missed_is_made_up_for(selection, wanted):
+    prune = RankBinsConfig(num_bins=50, layers=(0, 1), selection=selection)
+    model = toy_model(DEEP.replace(prune=prune))
+    pruner = trained_pruner(model)
+    with torch.no_grad():
+        pruner.fine.normal_(std=2.0)
+        pruner.coarse.copy_(torch.tensor([3.0, -3.0]))
+    order = pruner.fine[0].argsort().tolist()
+    lengths = np.arange(10, 200)
+
+    assert meet_budget(model, Budget(wanted, dense_flops=1.0, ramp=0.5, exact=True), lengths)
+
+    counts = [lengths]
+    for layer in range(4):
+        counts.append(pruner.num_kept(layer, torch.from_numpy(counts[-1])).numpy())
+    assert projected_speedup(DEEP, np.stack(counts, axis=1)) == pytest.approx(wanted, rel=0.02)
+    assert pruner.fine[0].argsort().tolist() == order
+    assert pruner.prunes_at(0, scale=1.0)
+    assert not pruner.prunes_at(1, scale=1.0)
+
+
+@pytest.mark.parametrize(
+    "config", [PYRAMID, DEEP, PYRAMID.replace(prune=None)], ids=["thresholds", "shares", "nothing"]
+)
+@pytest.mark.parametrize("exact", [False, True])
+def test_only_an_exact_budget_is_met_and_only_by_shares(config, exact):
+    model = toy_model(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    is_met = meet_budget(model, Budget(1.0, dense_flops=1.0, ramp=0.5, exact=exact), np.array([8, 12]))
+    assert is_met == (exact and isinstance(model.pruner, RankBinsPruner))
+    if not is_met:
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_variables_stay_where_they_learn(tmp_path):

@@ -1,6 +1,7 @@
 """What the model asks of every way to prune, and what it shows a pruner of a layer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -83,6 +84,21 @@ class Pruner(nn.Module, ABC, Generic[SomePruneConfig]):
     @abstractmethod
     def learned(self) -> dict[str, list[float]]:
         """What training found, one value a layer, by its name."""
+
+    def meet(
+        self, lengths: Int64[Tensor, " seqs"], *, wanted: float, measure: Callable[[Tensor], float]
+    ) -> bool:
+        """Adjust what was learned so that inputs of these lengths are pruned to what is wanted.
+
+        Nothing is done, and False given, where the number of tokens left depends on more than the length.
+
+        Args:
+            lengths: tokens of each input.
+            wanted: value of ``measure``.
+            measure: of ``[seqs, layers + 1]``, the tokens of the input and those left by each layer; it grows
+                with what is removed.
+        """
+        return False
 
     def settle(self) -> None:
         """Bring the parameters back into their range after an optimiser step."""

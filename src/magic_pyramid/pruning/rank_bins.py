@@ -6,6 +6,8 @@ relative rank. Shares, not counts, are learned, so that an input is pruned in pr
 KDD 2023.)
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from magic_pyramid.pruning.ranking import all_but_first, ranks
 
 _ROUNDING = 1e-9
 """Slack of a product that should be a whole number."""
+_LARGEST_SHIFT = 4 * LARGEST
+"""From here on every bin of a layer is likely, or none."""
+_BISECTIONS = 24
 
 
 class RankBinsPruner(Pruner[RankBinsConfig]):
@@ -100,11 +105,35 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
         bins = self.config.num_bins
         return {"keep_ratios": [1.0 - self._num_removed(layer) / bins for layer in range(self.num_layers)]}
 
+    def meet(
+        self, lengths: Int64[Tensor, " seqs"], *, wanted: float, measure: Callable[[Tensor], float]
+    ) -> bool:
+        """Shift the fine variables of all layers alike, by bisection; which layers prune stays as it is."""
+        learned = self.fine.detach().clone()
+
+        def measured(shift: float) -> float:
+            with torch.no_grad():
+                self.fine.copy_(learned - shift)
+            return measure(self._counts(lengths))
+
+        low, high = -_LARGEST_SHIFT, _LARGEST_SHIFT
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if measured(middle) < wanted else (low, middle)
+        measured(min((low, high), key=lambda shift: abs(measured(shift) - wanted)))
+        return True
+
     def settle(self) -> None:
         """Bring the variables back to where they learn."""
         with torch.no_grad():
             self.fine.clamp_(-LARGEST, LARGEST)
             self.coarse.clamp_(-LARGEST, LARGEST)
+
+    def _counts(self, lengths: Int64[Tensor, " seqs"]) -> Int64[Tensor, "seqs layers_plus_1"]:
+        counts = [lengths]
+        for layer in range(self.num_layers):
+            counts.append(self.num_kept(layer, counts[-1]))
+        return torch.stack(counts, dim=1)
 
     def _topk_kept(
         self, layer: int, removable: Int64[Tensor, " seqs"], *, scale: float

@@ -46,7 +46,8 @@ class StageReport:
     validation: tuple[dict[str, Any], ...]
     """Validation numbers at each epoch's end."""
     kept: dict[str, Any] | None
-    """The entry of `validation` whose weights the next stage got; None where nothing was validated."""
+    """The entry of `validation` whose weights the next stage got, after they met an exact budget; None where
+    nothing was validated."""
     pruner: dict[str, list[float]] | None
     """What the pruner had learned at the end, one value a layer, by its name; None without a pruner."""
 
