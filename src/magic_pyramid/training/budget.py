@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from magic_pyramid.config import ModelConfig, TrainConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError
+from magic_pyramid.model import PyramidModel
+from magic_pyramid.training.projection import projected_speedup
 from magic_pyramid.training.stages import Stage, expects_exits, stages_of
 
 
@@ -68,8 +70,22 @@ def budget_of(
     return Budget(
         stage.target_speedup,
         dense_flops=float(CostModel(model).dense_flops(lengths).mean()),
-        ramp=train.budget_ramp,
+        ramp=stage.ramp,
         exact=train.budget_exact,
+    )
+
+
+def meet_budget(model: PyramidModel, budget: Budget, lengths: Int[np.ndarray, " rows"]) -> bool:
+    """Close the gap that the multipliers left between the speed-up of these texts and an exact one.
+
+    Gives whether the pruner could.
+    """
+    if model.pruner is None or not budget.exact:
+        return False
+    return model.pruner.meet(
+        torch.from_numpy(lengths).to(budget.linear.device),
+        wanted=1.0 / (1.0 - budget.share),
+        measure=lambda num_tokens: projected_speedup(model.config, num_tokens.cpu().numpy()),
     )
 
 
