@@ -40,6 +40,8 @@ def test_the_teacher_replaces_the_labels_and_the_budget_the_penalty():
     stage = soft_prune(TOP.replace(target_speedup=2.5))
     assert (stage.label_weight, stage.distill_weight, stage.penalty_weight) == (0.0, 1.0, 0.0)
     assert (stage.target_speedup, stage.keeps) == (2.5, "best")
+    with_exits = DEEP.replace(exit=PYRAMID.exit)
+    assert {stage.name: stage.keeps for stage in stages_of(with_exits, TOP)}["soft_prune"] == "last"
     assert "thresholds" in stage.trains
 
 

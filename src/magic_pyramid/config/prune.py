@@ -61,6 +61,11 @@ class PruneConfig(Config):
         return self.learn_thresholds
 
     @property
+    def needs_budget(self) -> bool:
+        """Whether it learns to remove tokens only where a speed-up is asked for; here the penalty does it."""
+        return False
+
+    @property
     def start(self) -> tuple[object, ...]:
         """What decides the pruner's values before training."""
         return self.kind, self.final_threshold, self.threshold_index, self.manual_thresholds
@@ -104,6 +109,11 @@ class RankBinsConfig(Config):
     def penalty(self) -> float:
         """Soft masks cost nothing; a budget asks for removal."""
         return 0.0
+
+    @property
+    def needs_budget(self) -> bool:
+        """Whether it learns to remove tokens only where a speed-up is asked for."""
+        return True
 
     @property
     def start(self) -> tuple[object, ...]:

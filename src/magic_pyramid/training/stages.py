@@ -181,9 +181,9 @@ def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
         ramp=train.budget_ramp,
         exit_weights=train.exit_weights,
         **_exit_losses(_joint_weight(model, train), train, label_share=0.5),
-        # Validation removes tokens that training only weighted, so its best says little, except whether a
-        # budget is kept.
-        keeps="best" if asks_budget and train.budget_exact else "last",
+        # Validation removes tokens that training only weighted, so its best says little, except whether
+        # pruning alone keeps a budget.
+        keeps="best" if asks_budget and train.budget_exact and not model.exit_layers else "last",
     )
 
 
