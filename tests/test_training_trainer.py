@@ -88,9 +88,9 @@ def test_thresholds_learn_in_bf16_and_stay_fp32(tmp_path):
     pruner = trainer.objective.model.pruner
     soft_mask = pruner.soft_mask
 
-    def watch(layer, mass, *arguments):
-        seen.append(mass.dtype)
-        return soft_mask(layer, mass, *arguments)
+    def watch(layer, attended):
+        seen.append(attended.mass.dtype)
+        return soft_mask(layer, attended)
 
     pruner.soft_mask = watch
     linear = trainer.objective.model.layers[0].feedforward.up
@@ -182,9 +182,12 @@ def test_events_follow_the_epochs(tmp_path):
     assert last.kept_tokens == pytest.approx([last.kept_tokens[0]] * 2)
 
 
-def test_the_better_score_wins_and_at_equal_score_the_lower_loss():
-    low, high, sure = ({"score": s, "loss": value} for s, value in ((0.5, 0.1), (0.6, 0.9), (0.6, 0.2)))
-    assert max([low, high, sure], key=rank) is sure
+def test_a_kept_budget_wins_then_the_better_score_then_the_lower_loss():
+    low, high, sure, dense = (
+        {"budget_miss": miss, "score": score, "loss": loss}
+        for miss, score, loss in ((0.0, 0.5, 0.1), (0.0, 0.6, 0.9), (0.0, 0.6, 0.2), (0.5, 0.9, 0.1))
+    )
+    assert max([low, high, sure, dense], key=rank) is sure
 
 
 def test_training_writes_nothing_and_leaves_the_log_level(tmp_path, capfd):

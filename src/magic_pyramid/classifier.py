@@ -10,11 +10,11 @@ import torch
 from magic_pyramid.calibration import Calibration, calibrate
 from magic_pyramid.checkpoint import carry_seen_rows, finish_save, load_model, save_model
 from magic_pyramid.checkpoint import to_huggingface as write_huggingface
-from magic_pyramid.config import ModelConfig
+from magic_pyramid.config import ModelConfig, PruneConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
-from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting
+from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting, threshold_pruning
 from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
@@ -73,12 +73,13 @@ class Classifier(Predictor):
             path_or_name: the model, or a folder that ``magic-pyramid export`` wrote.
             device: where PyTorch runs; the other engines run on the CPU.
             engine: "auto" takes the engine that an exported folder is made for; other models run natively, in
-                fp32, on a CPU where the native engine is built, and otherwise in PyTorch.
+                fp32, on a CPU where the native engine is built and knows their way to prune, and otherwise in
+                PyTorch.
 
         Raises:
             CheckpointError: missing, damaged, foreign or newer (the file and field are named), or not made
                 for the engine.
-            ConfigError: there is no such engine, or it does not run on the device.
+            ConfigError: there is no such engine, or it does not run on the device, or not this way to prune.
             MissingExtraError: what runs the model is not installed.
         """
         if engine not in get_args(EngineName):
@@ -100,8 +101,13 @@ class Classifier(Predictor):
             )
         if engine == "native":
             instruction_sets()
-        is_native = engine == "native" or (engine == "auto" and device == "cpu" and is_built())
         loaded = load_model(source)
+        if engine == "native":
+            threshold_pruning(loaded.model.config, engine="the native engine")
+        can_be_native = (
+            device == "cpu" and is_built() and isinstance(loaded.model.config.prune, PruneConfig | None)
+        )
+        is_native = engine == "native" or (engine == "auto" and can_be_native)
         return cls(
             loaded.model.to(device),
             TextEncoder.from_pretrained(loaded.folder),

@@ -128,7 +128,8 @@ def predict(
         resume=resume,
         speed_column=speed_column,
     )
-    if speed_column is not None and not (exit_threshold is prune_scale is speed is None):
+    knobs_given = any(knob is not None for knob in (exit_threshold, prune_scale, speed))
+    if speed_column is not None and knobs_given:
         raise ConfigError("--speed-column names the speed of each row; give it, or the knobs of all rows")
     given, size = knobs(exit_threshold, prune_scale, speed), read_batch_size(batch_size)
     rows = job.rows()
