@@ -118,6 +118,11 @@ def test_a_certificate_holds_its_speeds_in_order_and_comes_back_from_json():
     assert next(p for p in found.curve if p.is_certified).flops_speedup == certified.flops_speedup
     assert sum(certified.exit_counts) == sum(certified.kept_counts) == found.num_rows == 3000
     assert Certificate.from_dict(found.to_dict()) == found
+    excerpt = found.excerpt(4)
+    assert 4 <= len(excerpt) <= 6
+    assert excerpt[0] == found.curve[0]
+    assert any(point.is_certified for point in excerpt)
+    assert any(point.p_value is not None and point.p_value > 0.05 for point in excerpt)
     assert "With 95 % confidence the certified setting loses at most 2.00 points" in found.sentence()
     assert stored_speed({"calibration": {"certificate": found.to_dict()}}, "balanced") == balanced
 

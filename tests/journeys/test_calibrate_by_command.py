@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ import tiny
 from cli_models import command_line, read_rows, save_tiny, write_rows
 from magic_pyramid.certify import Certificate
 from magic_pyramid.classifier import Classifier
+from magic_pyramid.native.library import is_built
 
 ROWS = 240
 
@@ -118,3 +120,31 @@ def test_labels_that_the_model_does_not_know_are_named(run, model, tmp_path):
     assert code == 2
     assert "the labels of" in err
     assert "are not those of the model" in err
+
+
+@pytest.mark.skipif(not is_built(), reason="the native engine is not built")
+def test_an_export_in_another_precision_leaves_the_certificate_out(run, model, data, tmp_path):
+    certified = tmp_path / "tiny"
+    shutil.copytree(model, certified)
+    assert run("calibrate", certified, "--data", data, "--max-drop", "30")[0] == 0
+    for precision, has_it in (("fp32", True), ("int8", False)):
+        folder = tmp_path / precision
+        code, _, err = run(
+            "export", certified, "--to", "native", "--precision", precision, "--output", folder
+        )
+        assert code == 0, err
+        assert ("the certificate is of fp32 and was left out" in err) is not has_it
+        code, _, err = run("predict", folder, "film", "--speed", "fastest")
+        assert code == (0 if has_it else 2), err
+
+
+def test_tuning_says_that_the_default_is_no_longer_the_certified_setting(run, model, data, tmp_path):
+    certified = tmp_path / "tiny"
+    shutil.copytree(model, certified)
+    assert run("calibrate", certified, "--data", data, "--target-speedup", "1.2")[0] == 0
+    before = Classifier.from_pretrained(certified).setting(speed="certified")
+    code, _, err = run("tune-engine", certified, "--seconds", "0", "--data", data, "--split", "train")
+    if before.exit_threshold is not None:
+        assert code == 0, err
+        assert "speed=certified has not changed" in err
+    assert Classifier.from_pretrained(certified).setting(speed="certified") == before

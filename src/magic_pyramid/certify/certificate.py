@@ -91,6 +91,14 @@ class Certificate(Config):
         """A named setting."""
         return next(speed for speed in self.speeds if speed.name == name)
 
+    def excerpt(self, most: int = 12) -> tuple[CurvePoint, ...]:
+        """About so many points of the curve, evenly spread, with the certified and the last tested one."""
+        count = len(self.curve)
+        kept = {round(place * (count - 1) / max(most - 1, 1)) for place in range(most)} if count else set()
+        kept |= {place for place, point in enumerate(self.curve) if point.is_certified}
+        tested = [place for place, point in enumerate(self.curve) if point.p_value is not None]
+        return tuple(self.curve[place] for place in sorted(kept | set(tested[-1:])))
+
     @property
     def is_certified(self) -> bool:
         """Whether anything faster than the dense model is."""
@@ -100,10 +108,12 @@ class Certificate(Config):
         """The promise, or why there is none."""
         certified, what = self.speed("certified"), "accuracy" if self.is_labelled else "agreement"
         if self.drop_bound is None:
-            more = "" if self.rows_needed is None else f" About {self.rows_needed:,} rows would be needed."
+            more = "Every faster setting seems to lose more than that, so more rows are not expected to help."
+            if self.rows_needed is not None:
+                more = f"About {self.rows_needed:,} rows would be needed."
             return (
                 f"No setting can be certified to lose at most {self.wanted:g} points with "
-                f"{100 * self.confidence:g} % confidence on {self.num_rows:,} rows.{more}"
+                f"{100 * self.confidence:g} % confidence on {self.num_rows:,} rows. {more}"
             )
         lost = (
             f"loses at most {self.drop_bound:.2f} points of accuracy against the dense model"

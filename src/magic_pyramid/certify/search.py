@@ -107,7 +107,8 @@ def choose(
         dense_right[search],
         per_layer=goal.per_layer,
     )
-    path = safest_first(found)
+    dense_flops = float(outcomes[0.0].flops[search, -1].mean())
+    path = safest_first(item for item in found if item.flops <= dense_flops)
 
     def held_out(candidate: Candidate) -> Tally:
         return tally(candidate, outcomes[candidate.prune_scale].select(test), dense_right[test])
@@ -176,7 +177,7 @@ def certify(
         is_labelled=goal.is_labelled,
         num_rows=len(dense_right),
         num_test_rows=len(dense_right) - len(dense_right) // 2,
-        rows_needed=_rows_needed(choice, outcomes, dense_right, goal),
+        rows_needed=None if choice.chosen else _rows_needed(choice, outcomes, dense_right, goal),
         seed=goal.seed,
         per_layer=goal.per_layer,
         curve=tuple(
@@ -260,7 +261,7 @@ def _rows_needed(
     choice: Choice, outcomes: Mapping[float, Outcomes], dense_right: np.ndarray, goal: Goal
 ) -> int | None:
     """Calibration rows with which the setting that failed would pass, if its test rows are typical."""
-    if choice.chosen is not None or not choice.p_values:
+    if not choice.p_values or choice.p_values[-1] <= 1.0 - goal.confidence:
         return None
     failed = choice.path[len(choice.p_values) - 1]
     _, test = halves(len(dense_right), goal.seed)

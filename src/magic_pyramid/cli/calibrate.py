@@ -166,9 +166,9 @@ def texts_of(data: str, columns: Columns) -> list[Example]:
 
 
 def curve_table(certificate: "Certificate") -> Table:
-    """The path from the dense model to the fastest setting, with the certified point."""
+    """Points of the path from the dense model to the fastest setting, the certified one among them."""
     table = _table("path, safest first", ("fewer FLOPs", "drop", "p", "", "prune scale", "exit thresholds"))
-    for point in certificate.curve:
+    for point in certificate.excerpt():
         p_value = "" if point.p_value is None else f"{point.p_value:.3f}"
         mark = "◀ certified" if point.is_certified else ""
         _add(table, point, f"{point.drop:.2f}", p_value, mark)

@@ -110,6 +110,11 @@ def tune_engine(
         command=shlex.join(["magic-pyramid", *words]),
         budget_s=seconds,
     ).to_dict()
+    from magic_pyramid.certify.certificate import stored_certificate
+    from magic_pyramid.checkpoint import read_info
+
+    if stored_certificate(read_info(Path(model))) is not None:
+        say("the default may ask other heads than the certified setting did; speed=certified has not changed")
     compared = None
     if examples is not None:
         tuned = Classifier.from_pretrained(model, engine=cast("EngineName", engine))

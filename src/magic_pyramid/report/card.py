@@ -196,13 +196,13 @@ def _certified(certificate: Mapping[str, Any]) -> str:
     curve += [
         f"| {point.flops_speedup:.2f}x | {point.drop:.2f} | {_value(point.p_value)} | "
         f"{'yes' if point.is_certified else ''} |"
-        for point in found.curve
+        for point in found.excerpt()
     ]
     return "\n\n".join([
         found.sentence(),
         "It holds where\n\n" + "\n".join(f"- {condition}." for condition in conditions),
         "\n".join(speeds),
-        f"The path that was tested ({found.num_test_rows:,} of the rows; p is of the drop being larger):",
+        f"Points of the tested path ({found.num_test_rows:,} of the rows; p is of the drop being larger):",
         "\n".join(curve),
     ])  # fmt: skip
 
