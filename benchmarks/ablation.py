@@ -23,7 +23,7 @@ from magic_pyramid.cost import CostModel
 from magic_pyramid.data import Example
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.metrics import quality
-from magic_pyramid.sweep import answer_all_heads, simulate
+from magic_pyramid.sweep import simulate
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "pyramid": (),
@@ -80,12 +80,12 @@ def curve(
     classifier: Classifier, examples: list[Example]
 ) -> dict[tuple[float, float | None], tuple[float, float]]:
     """Accuracy and FLOPs speed-up at every setting."""
-    config, model = classifier.config, classifier.model
-    encoded = classifier.encoder.encode([row.inputs for row in examples], max_length=config.max_length)
+    config, engine = classifier.config, classifier.all_heads_engine
+    encoded = classifier.encode([row.inputs for row in examples])
     labels = [row.label for row in examples]
     points = {}
     for scale in SCALES:
-        answers = answer_all_heads(model, encoded, scale=scale)
+        answers = engine.answer_all_heads(encoded, scale=scale)
         dense = CostModel(config).dense_flops(answers.num_tokens[:, 0]).mean()
         for threshold in THRESHOLDS:
             output, flops = simulate(config, answers, Setting(prune_scale=scale, exit_threshold=threshold))
