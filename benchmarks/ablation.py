@@ -4,9 +4,10 @@ Usage: python benchmarks/ablation.py NAME --model ENCODER --data FOLDER [--where
            [--train-rows N] [--target-speedup 4] [--only pyramid,magic_pyramid] [--runs DIR]
            [--epochs finetune=3,soft_prune=2,hard_prune=1,distill_exits=1]
 
-All variants run the same epochs. A finished training is not repeated, an interrupted one goes on. Of the
-settings (prune scale and exit threshold) that are fast enough on validation, the one most accurate there is
-taken; the table is what it does on test. Rows go to benchmarks/results/NAME.json and NAME.md.
+The data need validation and test splits. All variants run the same epochs. A finished training is not
+repeated, an interrupted one goes on. Of the settings (prune scale and exit threshold) that are fast enough on
+validation, the one most accurate there is taken; the table is what it does on test. Rows go to
+benchmarks/results/NAME.json and NAME.md.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import torch
 
 from magic_pyramid.layers.relative_bias import bucket
 from magic_pyramid.packing import pack_sequences
+from oracle_pruning import RULES, Layer
 
 
 @torch.no_grad()
@@ -29,7 +30,9 @@ def run(model, token_ids, *, exit_threshold=None, exit_layers=None, scale=1.0):
                 parts.append(sum(p * qkv[k][2, head] for k, p in enumerate(probs)))
                 mass = [m + p / heads for m, p in zip(mass, probs, strict=True)]
             context[q] = torch.cat(parts)
-        keep = [i for i in range(len(x)) if stays(model, index, scale, mass[i], token_ids, alive, i)]
+        layer = Layer(index, scale, mass, [token_ids[position] for position in alive], len(token_ids))
+        rule = RULES[config.prune.kind] if config.prune and scale else keep_all
+        keep = [0, *(i for i in rule(model.pruner, layer) if i)]
         x = [block.finish(context[i][None], x[i][None])[0] for i in keep]
         alive = [alive[i] for i in keep]
         history.append(alive)
@@ -43,16 +46,9 @@ def run(model, token_ids, *, exit_threshold=None, exit_layers=None, scale=1.0):
     return model.final_head(torch.stack(x), pack_sequences([alive]))[0], len(model.layers) - 1, history
 
 
-def stays(model, index, scale, mass, token_ids, alive, i):
-    """Whether the i-th token alive is kept at a layer: importance at or above the threshold, or protected."""
-    prune, threshold = (
-        model.config.prune,
-        model.pruner and float(model.pruner.token_thresholds[index]) * scale,
-    )
-    if not threshold or i == 0 or (prune.protect_sep and token_ids[alive[i]] == model.pruner.sep_token_id):
-        return True
-    divisor = {"kept": len(alive), "input": len(token_ids), "fixed": prune.fixed_length}[prune.score_norm]
-    return mass / divisor >= max(1e-5, threshold)
+def keep_all(pruner, layer):
+    """Nothing is removed."""
+    return range(len(layer.mass))
 
 
 def embed(tables, token, position):

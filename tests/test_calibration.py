@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 
 import tiny
 from magic_pyramid import calibration
-from magic_pyramid.calibration import EXIT_THRESHOLDS, MAX_ROWS, PRUNE_SCALES, calibrate
+from magic_pyramid.calibration import MAX_ROWS, calibrate
 from magic_pyramid.config import ExitConfig
-from magic_pyramid.engine.interface import DENSE, Setting
+from magic_pyramid.engine.interface import DENSE, Setting, flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import ConfigError
-from magic_pyramid.evaluation import flops_of
 from magic_pyramid.metrics import quality
-from magic_pyramid.sweep import simulate
+from magic_pyramid.sweep import EXIT_THRESHOLDS, PRUNE_SCALES, simulate
 
 LENGTHS = (9, 2, 14, 9, 1, 5, 20, 7, 11, 3) * 3
 ENCODED = tiny.encoded(*LENGTHS, seed=1)

@@ -11,10 +11,9 @@ from magic_pyramid.certify.certificate import setting_of
 from magic_pyramid.certify.frontier import Candidate, candidates, safest_first, tally
 from magic_pyramid.certify.outcomes import NOT_ASKED, answers_of, wanted_answers
 from magic_pyramid.certify.search import FASTEST_MULTIPLE, choose, halves
-from magic_pyramid.engine.interface import Setting
+from magic_pyramid.engine.interface import Setting, flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import ConfigError, InputError
-from magic_pyramid.evaluation import flops_of
 from magic_pyramid.sweep import simulate
 from populations import treacherous, typical
 

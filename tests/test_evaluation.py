@@ -5,9 +5,9 @@ import pytest
 
 import tiny
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting
+from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting, flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
-from magic_pyramid.evaluation import TIMED_ROWS, compare, evaluate, flops_of
+from magic_pyramid.evaluation import TIMED_ROWS, compare, evaluate
 from magic_pyramid.tokenization import EncodedTexts
 
 ISSUE_KEYS = {

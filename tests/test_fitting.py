@@ -47,7 +47,7 @@ def untrained(monkeypatch):
         given.update(options)
         stage = StageReport(
             name="finetune", seconds=1.23, num_steps=1, losses=(), validation=(), kept=None,
-            token_thresholds=None,
+            pruner=None,
         )  # fmt: skip
         return TrainReport(stages=(stage,))
 

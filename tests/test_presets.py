@@ -8,7 +8,7 @@ from magic_pyramid.errors import ConfigError
 from magic_pyramid.presets import PAPER, PRESETS, RECIPES, apply_preset, find_preset, find_recipe
 
 
-def test_the_methods_are_there():
+def test_every_method_is_there():
     parts = {
         name: (preset.prune is not None, preset.exit is not None, preset.final_head)
         for name, preset in PRESETS.items()
@@ -19,12 +19,13 @@ def test_the_methods_are_there():
         "fastbert": (False, True, "fastbert"),
         "magic_pyramid": (True, True, "cls"),
         "pyramid": (True, True, "cls"),
+        "top": (True, False, "cls"),
     }
 
 
-def test_each_preset_names_a_recipe_and_only_the_joint_one_needs_its_own():
+def test_presets_that_learn_towards_a_budget_have_recipes_of_their_own():
     recipes = {name: preset.recipe for name, preset in PRESETS.items()}
-    assert recipes.pop("pyramid") == "joint"
+    assert (recipes.pop("pyramid"), recipes.pop("top")) == ("joint", "top")
     assert set(recipes.values()) == {"default"}
     assert all(find_recipe(preset.recipe) for preset in PRESETS.values())
     assert RECIPES["joint"].target_speedup is not None
@@ -33,6 +34,7 @@ def test_each_preset_names_a_recipe_and_only_the_joint_one_needs_its_own():
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_says_what_it_is_and_makes_a_model(name):
     assert PRESETS[name].summary
+    find_recipe(PRESETS[name].recipe)
     config = apply_preset(tiny.PLAIN, PRESETS[name])
     assert (config.prune, config.exit) == (PRESETS[name].prune, PRESETS[name].exit)
     assert config.labels == tiny.PLAIN.labels

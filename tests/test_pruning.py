@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import tiny
 from magic_pyramid.config import PruneConfig
 from magic_pyramid.packing import pack_sequences
+from magic_pyramid.pruning.interface import Attended
 from magic_pyramid.pruning.threshold import SMALLEST_THRESHOLD, ThresholdPruner, initial_thresholds
 
 SEP = tiny.SEP
@@ -23,7 +24,11 @@ def pruner(**fields):
 
 
 def kept(part, *, layer=2, scale=1.0, mass=MASS):
-    return part.keep_mask(layer, mass, BATCH, INPUT_LENGTHS, scale=scale).tolist()
+    return part.keep_mask(layer, seen(mass=mass), scale=scale).tolist()
+
+
+def seen(batch=BATCH, mass=MASS, input_lengths=INPUT_LENGTHS, soft_mask=None):
+    return Attended(batch=batch, mass=mass, input_lengths=input_lengths, soft_mask=soft_mask)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,7 @@ def kept(part, *, layer=2, scale=1.0, mass=MASS):
 )
 def test_each_score_norm_by_hand(fields, bars, expected):
     part = pruner(**fields)
-    found = part.mass_threshold(2, BATCH, INPUT_LENGTHS, scale=1.0)
+    found = part.mass_threshold(2, seen(), scale=1.0)
     torch.testing.assert_close(found, torch.tensor(bars))
     assert kept(part) == expected
 
@@ -101,7 +106,7 @@ def test_the_printed_rule_would_keep_nothing(shares):
     assert not (importance - threshold > 0.5).any()
     batch = pack_sequences([[2, *[7] * (len(shares) - 1)]])
     part = pruner(manual_thresholds=(threshold,) * 3)
-    assert bool(part.keep_mask(0, mass, batch, batch.lengths, scale=1.0).all())
+    assert bool(part.keep_mask(0, seen(batch, mass, batch.lengths), scale=1.0).all())
 
 
 def test_thresholds_rise_linearly_from_one_or_from_zero():
@@ -130,7 +135,7 @@ def test_a_threshold_of_zero_removes_nothing_and_a_tiny_one_what_nobody_looks_at
     assert not part.prunes_at(0, scale=1.0)
     assert part.prunes_at(1, scale=1.0)
     assert not part.prunes_at(1, scale=0.0)
-    bar = part.mass_threshold(1, BATCH, INPUT_LENGTHS, scale=1.0)
+    bar = part.mass_threshold(1, seen(), scale=1.0)
     torch.testing.assert_close(bar, SMALLEST_THRESHOLD * torch.tensor([4.0, 2.0]))
 
 
@@ -142,9 +147,8 @@ def test_thresholds_learn_only_where_asked(learns):
     assert [name for name, _ in part.named_buffers()] == ["initial"]
 
 
-def soft(part, **fields):
-    alive = fields.pop("alive", BATCH.lengths.float())
-    return part.soft_mask(2, MASS, BATCH, alive)
+def soft(part, *, earlier=None):
+    return part.soft_mask(2, seen(soft_mask=earlier))
 
 
 def test_the_soft_mask_by_hand():
@@ -168,9 +172,11 @@ def test_protected_separators_are_never_weighted_down():
 
 
 def test_soft_importance_counts_the_tokens_that_are_alive():
-    part = pruner(temperature=0.1)
-    fewer = soft(part, alive=torch.tensor([2.0, 1.0]))
-    assert float(fewer[1].detach()) == pytest.approx(1 / (1 + 2.718281828 ** (-(0.5 - 0.3) / 0.1)), rel=1e-5)
+    earlier = torch.tensor([1.0, 0.5, 0.2, 0.3, 1.0, 0.0])
+    fewer = soft(pruner(temperature=0.1, cumulative_gate=True), earlier=earlier)
+    by_hand = 0.5 / (1 + 2.718281828 ** (-(0.5 - 0.3) / 0.1))
+    assert float(fewer[1].detach()) == pytest.approx(by_hand, rel=1e-5)
+    assert torch.equal(soft(pruner(temperature=0.1), earlier=earlier), soft(pruner(temperature=0.1)))
 
 
 def test_the_gradient_of_a_threshold_is_that_of_the_sigmoid():

@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
     "ModelConfig",
     "OverloadedError",
     "Predictions",
+    "Predictor",
     "PruneConfig",
     "Trace",
     "TrainConfig",

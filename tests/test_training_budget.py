@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from magic_pyramid.config import PruneConfig
+from magic_pyramid.config import PruneConfig, RankBinsConfig
 from magic_pyramid.cost import CostModel
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.training import stages_of
@@ -135,8 +135,17 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
             r"is 3; with one token left after the first layer these texts reach 2\.8",
         ),
         ({"target_speedup": 90}, {"exit": None}, r"is 90; with one token .* reach \d\.\d at most"),
+        ({}, {"prune": RankBinsConfig()}, "'rank_bins' learns to remove tokens only towards a speed-up"),
     ],
-    ids=["below 1", "no pruning", "fixed thresholds", "no stage", "without exits", "impossible"],
+    ids=[
+        "below 1",
+        "no pruning",
+        "fixed thresholds",
+        "no stage",
+        "without exits",
+        "impossible",
+        "none given",
+    ],
 )
 def test_an_impossible_speedup_is_refused_with_the_reason(train, model, message):
     with pytest.raises(ConfigError, match=message):

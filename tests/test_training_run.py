@@ -199,8 +199,8 @@ def test_the_report_says_what_each_stage_did(tmp_path):
     report = train_toy(toy_model(), tmp_path, config=SEVERAL)
     finetune, soft, hard, exits = report.stages
     assert finetune.kept_tokens == [finetune.kept["kept_tokens"][0]] * BACKBONE.num_hidden_layers
-    assert soft.token_thresholds != finetune.token_thresholds
-    assert hard.token_thresholds == soft.token_thresholds == exits.token_thresholds
+    assert soft.pruner != finetune.pruner
+    assert hard.pruner == soft.pruner == exits.pruner
     assert hard.kept["gflops"] <= finetune.kept["gflops"]
     assert set(exits.kept["exit_quality"]) == {"0"}
     assert all(entry["loss"] > 0 for stage in report.stages for entry in stage.losses)

@@ -88,9 +88,9 @@ def test_thresholds_learn_in_bf16_and_stay_fp32(tmp_path):
     pruner = trainer.objective.model.pruner
     soft_mask = pruner.soft_mask
 
-    def watch(layer, mass, *arguments):
-        seen.append(mass.dtype)
-        return soft_mask(layer, mass, *arguments)
+    def watch(layer, attended):
+        seen.append(attended.mass.dtype)
+        return soft_mask(layer, attended)
 
     pruner.soft_mask = watch
     linear = trainer.objective.model.layers[0].feedforward.up
@@ -110,15 +110,19 @@ def test_bf16_goes_through_all_stages_close_to_fp32(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
-def test_thresholds_never_fall_below_zero(tmp_path):
+def test_thresholds_stop_at_zero_where_they_can_rise_again(tmp_path):
     config = FAST.replace(learning_rate_thresholds=10.0)
     trainer = trainer_of(
         tmp_path, config=config, model=toy_model(STILL.replace(prune=PruneConfig(penalty=0.0)))
     )
+    pruner = trainer.objective.model.pruner
     with torch.no_grad():
-        trainer.objective.model.pruner.delta.fill_(-1.0)
+        pruner.delta.fill_(-1.0)
     trainer.run()
-    assert bool((trainer.objective.model.pruner.token_thresholds >= 0).all())
+    assert torch.equal(pruner.delta, -pruner.initial)
+    assert pruner.token_thresholds.tolist() == [0.0, 0.0]
+    pruner.token_thresholds.sum().backward()
+    assert bool((pruner.delta.grad > 0).all())
 
 
 def test_threshold_gradients_are_clipped_apart_from_the_rest(tmp_path):
@@ -178,9 +182,12 @@ def test_events_follow_the_epochs(tmp_path):
     assert last.kept_tokens == pytest.approx([last.kept_tokens[0]] * 2)
 
 
-def test_the_better_score_wins_and_at_equal_score_the_lower_loss():
-    low, high, sure = ({"score": s, "loss": value} for s, value in ((0.5, 0.1), (0.6, 0.9), (0.6, 0.2)))
-    assert max([low, high, sure], key=rank) is sure
+def test_a_kept_budget_wins_then_the_better_score_then_the_lower_loss():
+    low, high, sure, dense = (
+        {"budget_miss": miss, "score": score, "loss": loss}
+        for miss, score, loss in ((0.0, 0.5, 0.1), (0.0, 0.6, 0.9), (0.0, 0.6, 0.2), (0.5, 0.9, 0.1))
+    )
+    assert max([low, high, sure, dense], key=rank) is sure
 
 
 def test_training_writes_nothing_and_leaves_the_log_level(tmp_path, capfd):

@@ -8,7 +8,6 @@ import pytest
 
 import tiny
 from exported import write
-from magic_pyramid.checkpoint import read_info
 from magic_pyramid.checkpoint.folder import DECIDED
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import ExitConfig
@@ -20,6 +19,7 @@ from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.export import export_onnx
 from magic_pyramid.export.native import export_native
 from magic_pyramid.export.single_folder import export_single_graph
+from magic_pyramid.folder_info import read_info
 from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.sweep import exit_statistics
 from magic_pyramid.tuning import costs as costs_module

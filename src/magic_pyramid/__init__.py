@@ -4,8 +4,10 @@ import importlib
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from magic_pyramid.errors import MissingExtraError
+
 if TYPE_CHECKING:
-    from magic_pyramid.classifier import CALIBRATED, Classifier
+    from magic_pyramid.classifier import Classifier
     from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig, TrainConfig
     from magic_pyramid.data import Example, load_data
     from magic_pyramid.demo import demo_data, demo_model_path
@@ -15,11 +17,11 @@ if TYPE_CHECKING:
         ConfigError,
         InputError,
         MagicPyramidError,
-        MissingExtraError,
         OverloadedError,
     )
     from magic_pyramid.fitting import fit
     from magic_pyramid.predictions import Predictions
+    from magic_pyramid.predictor import CALIBRATED, Predictor
     from magic_pyramid.presets import PRESETS
     from magic_pyramid.report.trace import Trace
 
@@ -41,6 +43,7 @@ __all__ = [
     "ModelConfig",
     "OverloadedError",
     "Predictions",
+    "Predictor",
     "PruneConfig",
     "Trace",
     "TrainConfig",
@@ -51,10 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "classifier": (
-        "CALIBRATED",
-        "Classifier",
-    ),
+    "classifier": ("Classifier",),
     "config": (
         "BackboneConfig",
         "ExitConfig",
@@ -81,6 +81,10 @@ _HOMES = {
     ),
     "fitting": ("fit",),
     "predictions": ("Predictions",),
+    "predictor": (
+        "CALIBRATED",
+        "Predictor",
+    ),
     "presets": ("PRESETS",),
     "report.trace": ("Trace",),
 }
@@ -90,7 +94,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(f"magic_pyramid.{module}"), name)
+            try:
+                return getattr(importlib.import_module(f"magic_pyramid.{module}"), name)
+            except ModuleNotFoundError as error:
+                raise MissingExtraError.of(name, library=str(error.name), extra="train") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

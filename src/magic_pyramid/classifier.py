@@ -1,50 +1,39 @@
-"""What people hold: texts in, labels out, with a receipt for each text."""
+"""What people hold: a model that predicts, is explained, measured, calibrated and saved."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 
 from magic_pyramid.calibration import Calibration, calibrate
-from magic_pyramid.certify import stored_speed
-from magic_pyramid.checkpoint import carry_seen_rows, finish_save, load_model, read_info, save_model
+from magic_pyramid.checkpoint import carry_seen_rows, finish_save, load_model, save_model
 from magic_pyramid.checkpoint import to_huggingface as write_huggingface
-from magic_pyramid.config import ModelConfig
+from magic_pyramid.config import ModelConfig, PruneConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
-from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting, default_setting, layers_tested
+from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting, threshold_pruning
 from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
 from magic_pyramid.evaluation import compare
 from magic_pyramid.exit_thresholds import ExitThreshold
 from magic_pyramid.export import native_engine
+from magic_pyramid.folder_info import read_info
 from magic_pyramid.hub import upload
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.native.library import instruction_sets, is_built
-from magic_pyramid.predictions import Predictions, joined_predictions, predictions_of
+from magic_pyramid.predictor import CALIBRATED, Calibrated, Predictor
 from magic_pyramid.report.trace import Trace
-from magic_pyramid.tokenization import EncodedTexts, Text, TextEncoder
+from magic_pyramid.tokenization import Text, TextEncoder
 from magic_pyramid.tracing import trace_text
 
 EngineName = Literal["auto", "torch", "onnx", "native"]
 
 
-class Calibrated:
-    """Marks a knob that is left where calibration put it."""
-
-    def __repr__(self) -> str:
-        return "CALIBRATED"
-
-
-CALIBRATED: Final = Calibrated()
-"""Default of every speed knob: the setting stored in the model."""
-
-
-class Classifier:
+class Classifier(Predictor):
     """A model, its tokenizer and its engine."""
 
     def __init__(
@@ -84,12 +73,13 @@ class Classifier:
             path_or_name: the model, or a folder that ``magic-pyramid export`` wrote.
             device: where PyTorch runs; the other engines run on the CPU.
             engine: "auto" takes the engine that an exported folder is made for; other models run natively, in
-                fp32, on a CPU where the native engine is built, and otherwise in PyTorch.
+                fp32, on a CPU where the native engine is built and knows their way to prune, and otherwise in
+                PyTorch.
 
         Raises:
             CheckpointError: missing, damaged, foreign or newer (the file and field are named), or not made
                 for the engine.
-            ConfigError: there is no such engine, or it does not run on the device.
+            ConfigError: there is no such engine, or it does not run on the device, or not this way to prune.
             MissingExtraError: what runs the model is not installed.
         """
         if engine not in get_args(EngineName):
@@ -103,16 +93,21 @@ class Classifier:
                     f"{source} was exported for the engine {made_for!r}, and {engine!r} does not run it; "
                     "load the folder it came from"
                 )
-            exported, encoder = open_exported(source), TextEncoder.from_export(source)
-            return cls(exported, encoder, info=read_info(Path(source)))
+            encoder = TextEncoder.from_export(source)
+            return cls(open_exported(source), encoder, info=read_info(Path(source)))
         if engine == "native" and device != "cpu":
             raise ConfigError(
                 f"the native engine runs on the CPU, but device is {device!r}; use engine='torch'"
             )
         if engine == "native":
             instruction_sets()
-        is_native = engine == "native" or (engine == "auto" and device == "cpu" and is_built())
         loaded = load_model(source)
+        if engine == "native":
+            threshold_pruning(loaded.model.config, engine="the native engine")
+        can_be_native = (
+            device == "cpu" and is_built() and isinstance(loaded.model.config.prune, PruneConfig | None)
+        )
+        is_native = engine == "native" or (engine == "auto" and can_be_native)
         return cls(
             loaded.model.to(device),
             TextEncoder.from_pretrained(loaded.folder),
@@ -161,90 +156,6 @@ class Classifier:
     def config(self) -> ModelConfig:
         """What the model is."""
         return self._config if self._model is None else self._model.config
-
-    def setting(
-        self,
-        *,
-        exit_threshold: ExitThreshold | Calibrated | None = CALIBRATED,
-        prune_scale: float | Calibrated = CALIBRATED,
-        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
-        speed: str | None = None,
-    ) -> Setting:
-        """The speed knob of a call: as given, or as stored in the model.
-
-        Args:
-            exit_threshold: in [0, 1], larger leaves earlier; a tuple has one for each exit head; None runs
-                every layer.
-            prune_scale: multiplier of the token thresholds, >= 0; larger removes more, 0 removes nothing.
-            exit_layers: 0-based layers whose exit head is asked; None asks every head. The stored choice
-                was made for the stored threshold: with another one, every head is asked unless this is given.
-            speed: "certified", "balanced" or "fastest", as ``magic-pyramid calibrate`` stored them; alone.
-
-        Raises:
-            ConfigError: a knob is out of range, whether the model has that part or not; a layer has no head;
-                there is no such speed, or another knob beside it.
-        """
-        if speed is not None:
-            if not all(isinstance(knob, Calibrated) for knob in (exit_threshold, prune_scale, exit_layers)):
-                raise ConfigError(
-                    f"speed is {speed!r}, and exit_threshold, prune_scale or exit_layers was given as well; "
-                    "a speed sets all of them, so give one or the other"
-                )
-            return stored_speed(self.info, speed).setting(self.config)
-        stored = default_setting(self.config)
-        threshold = stored.exit_threshold if isinstance(exit_threshold, Calibrated) else exit_threshold
-        scale = stored.prune_scale if isinstance(prune_scale, Calibrated) else prune_scale
-        if isinstance(exit_layers, Calibrated):
-            layers = stored.exit_layers if threshold == stored.exit_threshold else None
-        else:
-            layers = None if exit_layers is None else tuple(exit_layers)
-        given = Setting(prune_scale=scale, exit_threshold=threshold, exit_layers=layers)
-        layers_tested(self.config, given)
-        return Setting(
-            prune_scale=given.prune_scale if self.config.prune else 0.0,
-            exit_threshold=given.exit_threshold if self.config.exit else None,
-            exit_layers=given.exit_layers,
-        )
-
-    def predict(
-        self,
-        texts: Iterable[Text],
-        *,
-        exit_threshold: ExitThreshold | Calibrated | None = CALIBRATED,
-        prune_scale: float | Calibrated = CALIBRATED,
-        exit_layers: Sequence[int] | Calibrated | None = CALIBRATED,
-        speed: str | Sequence[str | None] | None = None,
-        batch_size: int | None = None,
-    ) -> Predictions:
-        """Answer every text; an answer does not depend on the other texts.
-
-        Args:
-            texts: texts, or pairs of texts.
-            exit_threshold: see ``setting``.
-            prune_scale: see ``setting``.
-            exit_layers: see ``setting``.
-            speed: see ``setting``; a list has one for each text, None for the stored setting.
-            batch_size: texts per batch; None fills batches by tokens.
-
-        Raises:
-            InputError: something is not a text, or holds no token.
-            ConfigError: a knob is out of range.
-        """
-        if isinstance(texts, str):
-            raise InputError("predict got one string; it wants a list of texts: predict([text])")
-        encoded = self.encode(list(texts))
-        speeds = [speed] * max(len(encoded), 1) if speed is None or isinstance(speed, str) else list(speed)
-        if len(encoded) and len(speeds) != len(encoded):
-            raise InputError(f"there are {len(speeds)} speeds for {len(encoded)} texts; give one each")
-        parts: list[tuple[list[int], Predictions]] = []
-        for name in dict.fromkeys(speeds):
-            setting = self.setting(
-                exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers, speed=name
-            )
-            rows = [row for row, own in enumerate(speeds[: len(encoded)]) if own == name]
-            output = self.engine.run(encoded.select(rows), setting=setting, batch_size=batch_size)
-            parts.append((rows, predictions_of(self.config, output, setting)))
-        return joined_predictions(parts)
 
     def explain(
         self,
@@ -364,14 +275,6 @@ class Classifier:
         with tempfile.TemporaryDirectory() as name:
             self.save_pretrained(name)
             return upload(Path(name), repo_id, private=private)
-
-    def encode(self, texts: list[Text]) -> EncodedTexts:
-        """Token ids, as the engine takes them.
-
-        Raises:
-            InputError: something is not a text, or holds no token.
-        """
-        return self.encoder.encode(texts, max_length=self.config.max_length)
 
 
 def _labels(examples: Sequence[Example]) -> list[int | float | tuple[int, ...]]:

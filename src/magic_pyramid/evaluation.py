@@ -10,7 +10,7 @@ import torch
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel, flops_speedup
-from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting, layers_tested
+from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting, flops_of, layers_tested
 from magic_pyramid.metrics import METRIC_NAMES, Label, quality
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -118,12 +118,6 @@ class _Receipts:
     def padded_speedup(self) -> float:
         """Against the dense model with every input padded to ``max_length``, as some papers count."""
         return flops_speedup(self.padded_flops, self.flops)
-
-
-def flops_of(config: ModelConfig, output: EngineOutput, setting: Setting) -> np.ndarray:
-    """FLOPs of each input; the exit heads that were asked are charged."""
-    asked = layers_tested(config, setting)
-    return CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
 
 
 def _depth_and_width(config: ModelConfig, output: EngineOutput) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from magic_pyramid.layers.embeddings import Embeddings, init_weights
 from magic_pyramid.layers.layout import Layout, plan_layout
 from magic_pyramid.layers.relative_bias import RelativeBias
 from magic_pyramid.packing import PackedBatch
-from magic_pyramid.pruning.threshold import ThresholdPruner
+from magic_pyramid.pruning import build_pruner
+from magic_pyramid.pruning.interface import Attended
 
 Masking = Literal["none", "soft", "hard"]
 ParameterGroup = Literal["backbone", "final_head", "thresholds", "exit_heads"]
@@ -39,9 +40,9 @@ class EncoderState:
     input_lengths: Int64[Tensor, " seqs"]
     """Tokens of each sequence before any was removed."""
     soft_mask: Float[Tensor, " tokens"] | None = None
-    """Soft mask of the layer just run; its product over the layers where gates are cumulative."""
+    """Soft mask of the layer just run."""
     survival: Float[Tensor, " tokens"] | None = None
-    """Product of the soft masks of all layers so far; None where there are none."""
+    """How likely each token is alive by the soft masks of all layers so far; None where there are none."""
     mass: Float[Tensor, " arrived"] | None = None
     """Attention mass each token received in the layer just run, where that layer computed it."""
     kept: Bool[Tensor, " arrived"] | None = None
@@ -69,7 +70,7 @@ class ModelOutput:
     num_tokens: Int64[Tensor, "seqs layers"]
     """Tokens alive after each layer; in soft masking, those whose weight exceeds one half."""
     penalty: Float[Tensor, " seqs"]
-    """Mean soft mask of each sequence, summed over the layers (LTP's regulariser); 0 unless soft."""
+    """What the pruner charges each sequence for its soft masks, summed over the layers; 0 unless soft."""
     expected_tokens: Float[Tensor, "seqs layers"]
     """Tokens alive after each layer when a soft mask is the chance to stay; `num_tokens` unless soft."""
     masses: tuple[Float[Tensor, " tokens"], ...]
@@ -89,7 +90,7 @@ class PyramidModel(nn.Module):
                 backbone.relative_attention_num_buckets, backbone.num_attention_heads
             )
         self.layers = nn.ModuleList(Block(backbone) for _ in range(backbone.num_hidden_layers))
-        self.pruner = ThresholdPruner(config, config.prune) if config.prune else None
+        self.pruner = build_pruner(config)
         self.exit_heads = nn.ModuleDict(
             {str(layer): build_head(config, config.exit.head) for layer in config.exit_layers}
             if config.exit
@@ -132,13 +133,15 @@ class PyramidModel(nn.Module):
         for layer in range(len(self.layers)):
             state = step(state, layer)
             num_tokens.append(_count_alive(state))
-            penalty = penalty + self._layer_penalty(state)
-            if state.survival is None:
+            if state.soft_mask is None or self.pruner is None:
                 expected.append(num_tokens[-1].float())
             else:
                 assert state.mass is not None
-                expected.append(batch.sum_tokens(state.survival))
+                assert state.survival is not None
                 masses.append(state.mass)
+                penalty = penalty + self.pruner.penalty(state.soft_mask, state.batch)
+                arrived = expected[-1] if expected else batch.lengths.float()
+                expected.append(self.pruner.expected_tokens(layer, state.survival, batch, arrived))
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
@@ -177,13 +180,11 @@ class PyramidModel(nn.Module):
         """One layer whose output is weighted token by token; nothing is removed."""
         assert self.pruner is not None
         block = self.block(layer)
-        settings, previous = self.pruner.config, state.survival
-        presence = previous if settings.fade_attention else None
+        earlier = state.survival
+        presence = earlier if self.pruner.fades else None
         weights = block.attention.weigh(state.hidden_states, state.layout, state.bias, presence)
-        counted = previous if settings.cumulative_gate else None
-        soft = self.pruner.soft_mask(layer, weights.mass, state.batch, self._alive(state, counted))
-        survival = soft if previous is None else soft * previous
-        soft = survival if settings.cumulative_gate else soft
+        soft = self.pruner.soft_mask(layer, attended(state, weights.mass))
+        survival = self.pruner.survival(soft, torch.ones_like(soft) if earlier is None else earlier)
         hidden = block.finish(weights.context(), state.hidden_states)
         return replace(
             state,
@@ -199,7 +200,7 @@ class PyramidModel(nn.Module):
         Args:
             state: what arrives.
             layer: 0-based layer.
-            scale: multiplier of the token thresholds, 0 removes nothing; None: the model's own.
+            scale: strength of the pruning, 0 removes nothing; None: the model's own.
         """
         if self.pruner is None:
             return self.keep_all(state, layer)
@@ -208,7 +209,7 @@ class PyramidModel(nn.Module):
             return self.keep_all(state, layer)
         block = self.block(layer)
         weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
-        keep = self.pruner.keep_mask(layer, weights.mass, state.batch, state.input_lengths, scale=scale)
+        keep = self.pruner.keep_mask(layer, attended(state, weights.mass), scale=scale)
         kept = keep.nonzero().flatten()
         if len(kept) == state.batch.num_tokens:
             hidden = block.finish(weights.context(), state.hidden_states)
@@ -226,7 +227,7 @@ class PyramidModel(nn.Module):
         """Take over run-time settings, such as a new exit threshold; the parts of the model stay."""
         self.config = config
         if self.pruner is not None and config.prune is not None:
-            self.pruner.config = config.prune
+            self.pruner.configure(config.prune)
 
     def block(self, layer: int) -> Block:
         """The encoder layer at a 0-based index."""
@@ -257,20 +258,12 @@ class PyramidModel(nn.Module):
             return None
         return self.relative_bias.for_layout(batch, layout)
 
-    def _alive(self, state: EncoderState, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
-        if soft_mask is None:
-            return state.batch.lengths.to(state.hidden_states.dtype)
-        return state.batch.sum_tokens(soft_mask.detach()).clamp(min=1.0)
 
-    def _layer_penalty(self, state: EncoderState) -> Float[Tensor, " seqs"] | float:
-        if state.soft_mask is None or self.pruner is None:
-            return 0.0
-        totals = state.batch.sum_tokens(state.soft_mask)
-        widths = {
-            "valid": state.input_lengths,
-            "padded": state.input_lengths.max().expand_as(state.input_lengths),
-        }
-        return totals / widths[self.pruner.config.penalty_norm]
+def attended(state: EncoderState, mass: Float[Tensor, " tokens"]) -> Attended:
+    """What a pruner sees of a layer at which this state arrived."""
+    return Attended(
+        batch=state.batch, mass=mass, input_lengths=state.input_lengths, soft_mask=state.soft_mask
+    )
 
 
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:

@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.interface import EngineOutput, Setting
-from magic_pyramid.evaluation import flops_of
+from magic_pyramid.engine.interface import EngineOutput, Setting, flops_of
 from magic_pyramid.metrics import probabilities
 
 
@@ -45,7 +44,7 @@ class Predictions:
     @property
     def kept_tokens(self) -> Int64[np.ndarray, " inputs"]:
         """Tokens of each input that were alive after the layer that answered."""
-        return self.num_tokens[np.arange(len(self)), self.exit_layer + 1]
+        return np.asarray(self.num_tokens[np.arange(len(self)), self.exit_layer + 1])
 
     def summary(self) -> dict[str, Any]:
         """Means over the inputs, and how many were answered after each layer."""

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from magic_pyramid.config import ExitConfig, ModelConfig, PruneConfig, TrainConfig
+from magic_pyramid.config import (
+    AnyPruneConfig,
+    ExitConfig,
+    ModelConfig,
+    PruneConfig,
+    RankBinsConfig,
+    TrainConfig,
+)
 from magic_pyramid.errors import ConfigError, nearest
 
 
@@ -12,7 +19,7 @@ class Preset:
     """What a method adds to a fine-tuned encoder."""
 
     summary: str
-    prune: PruneConfig | None = None
+    prune: AnyPruneConfig | None = None
     exit: ExitConfig | None = None
     final_head: Literal["cls", "fastbert"] = "cls"
     recipe: str = "default"
@@ -33,6 +40,11 @@ PRESETS: dict[str, Preset] = {
         prune=PruneConfig(cumulative_gate=True, fade_attention=True),
         exit=ExitConfig(),
         recipe="joint",
+    ),
+    "top": Preset(
+        summary="learned shares of ranked tokens under a FLOPs constraint (KDD 2023; --target-speedup)",
+        prune=RankBinsConfig(),
+        recipe="top",
     ),
 }
 
@@ -71,6 +83,15 @@ RECIPES: dict[str, TrainConfig] = {
         rank_weight=0.1,
         exit_teacher="finetuned",
         random_scale=1.5,
+    ),
+    "top": TrainConfig(
+        epochs={"finetune": 3.0, "soft_prune": 3.0, "hard_prune": 1.0},
+        learning_rate_thresholds=0.1,
+        distill_weight=1.0,
+        target_speedup=2.0,
+        budget_exact=True,
+        rank_weight=0.01,
+        rank_floor=0.01,
     ),
     "paper": PAPER,
     "paper-ag_news": _paper(3, 1, 2, 2, batch=64),

@@ -8,7 +8,7 @@ from magic_pyramid.engine.interface import Setting, layers_tested
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.exiting.criteria import uncertainty
 from magic_pyramid.metrics import probabilities
-from magic_pyramid.model import EncoderState, PyramidModel
+from magic_pyramid.model import EncoderState, PyramidModel, attended
 from magic_pyramid.packing import pack_sequences
 from magic_pyramid.predictions import predictions_of
 from magic_pyramid.report.trace import Trace, TraceLayer
@@ -57,9 +57,7 @@ def _layer(
     weights = model.block(layer).attention.weigh(before.hidden_states, before.layout, before.bias)
     bar = None
     if model.pruner is not None and model.pruner.prunes_at(layer, scale=setting.prune_scale):
-        bar = model.pruner.mass_threshold(
-            layer, before.batch, before.input_lengths, scale=setting.prune_scale
-        )
+        bar = model.pruner.mass_threshold(layer, attended(before, weights.mass), scale=setting.prune_scale)
     logits = _asked_logits(model, after, layer, setting)
     criterion = model.config.exit.criterion if model.config.exit else "entropy"
     unsure = None

@@ -10,8 +10,8 @@ import oracle
 import tiny
 from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS
 from magic_pyramid.config import ExitConfig
+from magic_pyramid.engine.interface import flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
-from magic_pyramid.evaluation import flops_of
 
 TOLERANCE = 1e-4
 

@@ -237,7 +237,7 @@ def test_a_model_tells_about_itself(run, model):
     found = json.loads(out)
     assert code == 0
     assert found["config"]["labels"] == ["negative", "positive"]
-    assert found["token_thresholds"] == pytest.approx([0.05, 0.1])
+    assert found["pruner"]["token_thresholds"] == pytest.approx([0.05, 0.1])
     assert (found["exit_threshold"], found["exit_layers"]) == (0.5, [0])
     assert found["calibration"]["exit_threshold"] == 0.5
     assert found["provenance"]["seed"] == 7

@@ -38,7 +38,7 @@ class Outcomes:
     @property
     def num_exits(self) -> int:
         """Exit heads."""
-        return self.unsure.shape[1]
+        return int(self.unsure.shape[1])
 
     def select(self, rows: Int[np.ndarray, " rows"]) -> Self:
         """Some of the texts."""
@@ -55,11 +55,11 @@ class Outcomes:
         if not self.num_exits:
             return np.zeros(len(self.unsure), dtype=np.int64)
         lets_go = self.unsure <= np.asarray(thresholds, dtype=np.float32)
-        return np.where(lets_go.any(axis=1), lets_go.argmax(axis=1), self.num_exits)
+        return np.asarray(np.where(lets_go.any(axis=1), lets_go.argmax(axis=1), self.num_exits))
 
     def right_at(self, places: Int64[np.ndarray, " texts"]) -> Bool[np.ndarray, " texts"]:
         """Whether each text gets the wanted answer."""
-        return self.is_right[np.arange(len(places)), places]
+        return np.asarray(self.is_right[np.arange(len(places)), places])
 
     def flops_at(
         self, places: Int64[np.ndarray, " texts"], thresholds: Sequence[float]
@@ -116,8 +116,8 @@ def answers_of(logits: Float32[np.ndarray, "texts labels"], problem_type: Proble
             "so a drop cannot be certified; use the criterion patience and evaluate it"
         )
     if problem_type == "multi_label":
-        return (logits > 0).astype(np.int64)
-    return logits.argmax(axis=1)[:, None].astype(np.int64)
+        return np.asarray(logits > 0, dtype=np.int64)
+    return np.asarray(logits.argmax(axis=1)[:, None], dtype=np.int64)
 
 
 def wanted_answers(labels: Sequence[Label], config: ModelConfig) -> Answers:

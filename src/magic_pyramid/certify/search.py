@@ -6,7 +6,7 @@ failure, so one test at the full level bounds the chance of any false promise (L
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -308,7 +308,7 @@ class _Writer:
             kept_counts=tuple(kept.tolist()),
         )
 
-    def _facts(self, candidate: Candidate) -> dict[str, object]:
+    def _facts(self, candidate: Candidate) -> dict[str, Any]:
         seen = self.tally(candidate)
         return {
             "prune_scale": candidate.prune_scale,

@@ -1,15 +1,14 @@
 """The model folder: read ours and Hugging Face's, write ours and theirs, give a model a new config."""
 
 from magic_pyramid.checkpoint.folder import finish_save, replacing_files
-from magic_pyramid.checkpoint.load import LoadedModel, load_model, read_info
+from magic_pyramid.checkpoint.load import LoadedModel, load_model
 from magic_pyramid.checkpoint.reconfigure import Reconfigured, with_config
-from magic_pyramid.checkpoint.save import CONFIG_FILE, config_json, save_model, to_huggingface, write_config
+from magic_pyramid.checkpoint.save import config_json, save_model, to_huggingface, write_config
 from magic_pyramid.checkpoint.seen_rows import carry_seen_rows, read_seen_rows, write_seen_rows
 from magic_pyramid.checkpoint.storage import Storage, expand, read_tensors
 from magic_pyramid.checkpoint.temperatures import fold_stored, fold_temperatures
 
 __all__ = [
-    "CONFIG_FILE",
     "LoadedModel",
     "Reconfigured",
     "Storage",
@@ -20,7 +19,6 @@ __all__ = [
     "fold_stored",
     "fold_temperatures",
     "load_model",
-    "read_info",
     "read_seen_rows",
     "read_tensors",
     "replacing_files",

@@ -1,6 +1,5 @@
 """Read a model folder or a hub name: ours as it was saved, a Hugging Face encoder as a dense classifier."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from magic_pyramid.backbones import backbone_config, backbone_problems, from_huggingface
 from magic_pyramid.checkpoint.folder import finish_save
-from magic_pyramid.checkpoint.save import CONFIG_FILE, INFO_KEYS, MODEL_TYPE, PROBLEM_TYPES, WEIGHTS_FILE
+from magic_pyramid.checkpoint.save import MODEL_TYPE, PROBLEM_TYPES, WEIGHTS_FILE
 from magic_pyramid.checkpoint.storage import expand, read_tensors
 from magic_pyramid.checkpoint.typed import type_problems
 from magic_pyramid.config import FORMAT_VERSION, ModelConfig
 from magic_pyramid.errors import CheckpointError, ConfigError, nearest
+from magic_pyramid.folder_info import CONFIG_FILE, info_of, info_problems, read_object
 from magic_pyramid.model import PyramidModel
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -48,7 +48,7 @@ def load_model(source: str | Path, *, seed: int = 0) -> LoadedModel:
     """
     folder = _find(source)
     finish_save(folder)
-    config = _read_object(folder / CONFIG_FILE)
+    config = read_object(folder / CONFIG_FILE)
     read = _load_ours if config.get("model_type") == MODEL_TYPE else _load_huggingface
     model, info = read(folder, config, seed)
     return LoadedModel(model=model.eval(), info=info, folder=folder)
@@ -59,7 +59,7 @@ def _load_ours(folder: Path, config: Mapping[str, Any], seed: int) -> tuple[Pyra
     where = folder / CONFIG_FILE
     _check_version(config.get("format_version"), where)
     wrong = [*type_problems(ModelConfig, config.get(MODEL_TYPE), MODEL_TYPE)]
-    wrong += _info_problems(config)
+    wrong += info_problems(config)
     if wrong:
         raise CheckpointError(f"{where}: {'; '.join(wrong)}")
     model_config = _building(lambda: ModelConfig.from_dict(config[MODEL_TYPE]), where)
@@ -72,30 +72,7 @@ def _load_ours(folder: Path, config: Mapping[str, Any], seed: int) -> tuple[Pyra
     model = _outline(model_config)
     _check_tensors(model, tensors, where=folder, may_miss=())
     model.load_state_dict(tensors, assign=True)
-    return model, {**_info(config), "new_parameters": [], "ignored": []}
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """What a folder of ours says about itself, exported or not: an object for each of ``INFO_KEYS``.
-
-    Raises:
-        CheckpointError: its config is missing or damaged.
-    """
-    config = _read_object(folder / CONFIG_FILE)
-    wrong = _info_problems(config)
-    if wrong:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {'; '.join(wrong)}")
-    return _info(config)
-
-
-def _info_problems(config: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{k} is {config[k]!r}; it must be an object" for k in INFO_KEYS if not _is_object(config.get(k, {}))
-    ]
-
-
-def _info(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: dict(config.get(key, {})) for key in INFO_KEYS}
+    return model, {**info_of(config), "new_parameters": [], "ignored": []}
 
 
 def _load_huggingface(
@@ -148,7 +125,7 @@ def _labels(config: Mapping[str, Any]) -> list[str]:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise CheckpointError(f"num_labels is {count!r}; it must be a whole number of at least 1")
         return [f"LABEL_{index}" for index in range(count)]
-    if not _is_object(names) or not names or set(names) != {str(index) for index in range(len(names))}:
+    if not isinstance(names, dict) or not names or set(names) != {str(index) for index in range(len(names))}:
         raise CheckpointError(f"id2label is {names!r}; it must give a name to each number from 0 up")
     return [str(names[str(index)]) for index in range(len(names))]
 
@@ -222,27 +199,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[str]:
-    names = _read_object(index).get("weight_map")
+    names = read_object(index).get("weight_map")
     files = list(names.values()) if isinstance(names, dict) else []
     if not files or not all(isinstance(name, str) and Path(name).name == name for name in files):
         raise CheckpointError(f"{index}: weight_map must map tensor names to file names in the same folder")
     return sorted(set(files))
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; {path.parent} is no model folder") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); copy or download it again") from None
-    if not _is_object(data):
-        raise CheckpointError(f"{path} holds {type(data).__name__}; it must hold an object")
-    return dict(data)
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _find(source: str | Path) -> Path:

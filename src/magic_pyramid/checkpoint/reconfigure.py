@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from magic_pyramid.config import ExitConfig, ModelConfig, PruneConfig
+from magic_pyramid.config import ExitConfig, ModelConfig
 from magic_pyramid.model import PyramidModel
 
 
@@ -24,8 +24,8 @@ def with_config(model: PyramidModel, config: ModelConfig, *, seed: int = 0) -> R
     """A new model with the old one's weights where names, shapes and meaning agree.
 
     Encoder weights are taken where their shapes agree. The final head is taken if its kind agrees, its last
-    matrix only if the labels agree too. Exit heads are taken if their kind and the labels agree, thresholds
-    if they start from the same values. What is new is initialised from ``seed``, and the old model stays.
+    matrix only if the labels agree too. Exit heads are taken if their kind and the labels agree, the pruner's
+    values if they start from the same. What is new is initialised from ``seed``, and the old model stays.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -55,7 +55,7 @@ def _outdated(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
         yield "final_head.output."
     if labels_differ or _head_kind(old.exit) != _head_kind(new.exit):
         yield "exit_heads."
-    if _start(old.prune) != _start(new.prune):
+    if (old.prune and old.prune.start) != (new.prune and new.prune.start):
         yield "pruner."
 
 
@@ -65,7 +65,3 @@ def _final_head_kind(config: ModelConfig) -> object:
 
 def _head_kind(exits: ExitConfig | None) -> tuple[object, ...]:
     return (exits.head, exits.head_size, exits.head_attention_heads) if exits else ()
-
-
-def _start(prune: PruneConfig | None) -> object:
-    return prune and (prune.final_threshold, prune.threshold_index, prune.manual_thresholds)

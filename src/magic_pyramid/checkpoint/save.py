@@ -11,14 +11,12 @@ from magic_pyramid.checkpoint.folder import replacing_files
 from magic_pyramid.checkpoint.storage import Storage, write_tensors
 from magic_pyramid.config import FORMAT_VERSION, ModelConfig
 from magic_pyramid.errors import CheckpointError
+from magic_pyramid.folder_info import CONFIG_FILE, INFO_KEYS
 from magic_pyramid.model import PyramidModel
 
 MODEL_TYPE = "magic_pyramid"
 ARCHITECTURE = "MagicPyramidForSequenceClassification"
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-INFO_KEYS = ("calibration", "provenance", "tuning")
-"""What a folder says about itself, in objects of plain JSON."""
 
 PROBLEM_TYPES: Mapping[str, str] = {
     "single_label": "single_label_classification",

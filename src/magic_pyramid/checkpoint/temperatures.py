@@ -33,7 +33,7 @@ def _scaled(config: ModelConfig, temperatures: Mapping[int, float]) -> dict[str,
     """Temperature by the name of the weight or bias that is divided by it."""
     last = config.backbone.num_hidden_layers - 1
     exit_kind = config.exit.head if config.exit else "fastbert"
-    found = {}
+    found: dict[str, float] = {}
     for layer, temperature in temperatures.items():
         head = "final_head" if layer == last else f"exit_heads.{layer}"
         output = LAST_LAYERS[config.final_head if layer == last else exit_kind]

@@ -6,7 +6,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
-from magic_pyramid.config import Config
+from magic_pyramid.config.base import Config, variant
+from magic_pyramid.errors import ConfigError
 
 _PLAIN: Mapping[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "a text"),
@@ -21,8 +22,7 @@ def type_problems(hint: Any, value: object, where: str) -> Iterator[str]:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is not None:
-            kinds = [a for a in arguments if a is not type(None)]
-            yield from type_problems(kinds[-1 if isinstance(value, list | tuple) else 0], value, where)
+            yield from _variant_problems(hint, value, where)
     elif isinstance(hint, type) and issubclass(hint, Config):
         yield from _config_problems(hint, value, where)
     elif origin is tuple:
@@ -35,6 +35,15 @@ def type_problems(hint: Any, value: object, where: str) -> Iterator[str]:
         wanted, words = _PLAIN[hint]
         if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
             yield f"{where} is {value!r}; it must be {words}"
+
+
+def _variant_problems(hint: Any, value: object, where: str) -> Iterator[str]:
+    try:
+        member = variant(hint, value)
+    except ConfigError as error:
+        yield f"{where}.{error}"
+        return
+    yield from type_problems(member, value, where)
 
 
 def _config_problems(hint: type[Config], value: object, where: str) -> Iterator[str]:

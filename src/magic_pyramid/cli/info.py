@@ -77,7 +77,7 @@ def model_facts(model: str) -> dict[str, Any]:
         "prune_scale": setting.prune_scale,
         "exit_layers": list(classifier.config.exit_layers),
         "tested_layers": list(layers_tested(classifier.config, setting)),
-        "token_thresholds": network.pruner.token_thresholds.tolist() if network and network.pruner else None,
+        "pruner": network.pruner.learned() if network and network.pruner else None,
         "calibration": classifier.info.get("calibration", {}),
         "provenance": classifier.info.get("provenance", {}),
         "tuning": classifier.info.get("tuning", {}),
@@ -139,9 +139,12 @@ def _exits_line(found: dict[str, Any]) -> str:
 def _pruning_line(found: dict[str, Any]) -> str:
     if found["config"]["prune"] is None:
         return "none"
-    # An exported folder has its thresholds inside the graphs.
-    values = " ".join(f"{value:.4f}" for value in found["token_thresholds"] or ())
-    return f"scale {found['prune_scale']:g}" + (f", token thresholds {values}" if values else "")
+    # An exported folder has what was learned inside the graphs.
+    learned = [
+        f", {name.replace('_', ' ')} {' '.join(f'{value:.4f}' for value in values)}"
+        for name, values in (found["pruner"] or {}).items()
+    ]
+    return f"scale {found['prune_scale']:g}{''.join(learned)}"
 
 
 def _show_known(known: dict[str, Any]) -> None:

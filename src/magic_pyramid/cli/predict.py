@@ -128,27 +128,42 @@ def predict(
         resume=resume,
         speed_column=speed_column,
     )
-    if speed_column is not None and not (exit_threshold is prune_scale is speed is None):
+    knobs_given = any(knob is not None for knob in (exit_threshold, prune_scale, speed))
+    if speed_column is not None and knobs_given:
         raise ConfigError("--speed-column names the speed of each row; give it, or the knobs of all rows")
     given, size = knobs(exit_threshold, prune_scale, speed), read_batch_size(batch_size)
     rows = job.rows()
-    from magic_pyramid.classifier import Classifier, use_threads
-
-    if threads is not None:
-        use_threads(threads)
-    classifier = Classifier.from_pretrained(model, device=choose_device(device))
-    answer = _answering(classifier, batch_size=size, knobs=given)
+    predictor = _load(model, threads=threads, device=device)
+    answer = _answering(predictor, batch_size=size, knobs=given)
     if job.source is None and job.target is None and target_format is None and not as_json:
-        num_bad = show_answers(job, rows, answer, classifier.config)
+        num_bad = show_answers(job, rows, answer, predictor.config)
     else:
-        num_bad = stream_answers(job, rows, answer, classifier.config, chunk_rows=chunk_rows)
+        num_bad = stream_answers(job, rows, answer, predictor.config, chunk_rows=chunk_rows)
     if num_bad:
         raise typer.Exit(_BAD_ROWS)
 
 
-def _answering(classifier: Any, *, batch_size: int | None, knobs: dict[str, Any]) -> Callable[[Any], Any]:
+def _load(model: str, *, threads: int | None, device: str) -> Any:
+    """An exported folder without PyTorch, anything else with it."""
+    from magic_pyramid.engine.exported import exported_for
+    from magic_pyramid.engine.threads import prefer_threads
+
+    if exported_for(model) is not None:
+        from magic_pyramid.predictor import Predictor
+
+        if threads is not None:
+            prefer_threads(threads)
+        return Predictor.from_pretrained(model)
+    from magic_pyramid.classifier import Classifier, use_threads
+
+    if threads is not None:
+        use_threads(threads)
+    return Classifier.from_pretrained(model, device=choose_device(device))
+
+
+def _answering(predictor: Any, *, batch_size: int | None, knobs: dict[str, Any]) -> Callable[[Any], Any]:
     def answer(texts: Any, **own: Any) -> Any:
-        return classifier.predict(texts, batch_size=batch_size, **knobs, **own)
+        return predictor.predict(texts, batch_size=batch_size, **knobs, **own)
 
     return answer
 

@@ -4,14 +4,14 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from magic_pyramid.config import (
     STAGE_NAMES,
+    AnyPruneConfig,
     Config,
     ExitConfig,
     ModelConfig,
-    PruneConfig,
     TrainConfig,
     field_docs,
 )
@@ -19,12 +19,13 @@ from magic_pyramid.errors import ConfigError, nearest
 from magic_pyramid.presets import Preset, find_preset, find_recipe
 
 _MODEL_FIELDS = ("max_length", "final_head")
-_PARTS: dict[str, type[Config]] = {
-    "prune": PruneConfig,
-    "exit": ExitConfig,
-    "train": TrainConfig,
-    "model": ModelConfig,
+_PARTS: dict[str, tuple[type[Config], ...]] = {
+    "prune": get_args(AnyPruneConfig),
+    "exit": (ExitConfig,),
+    "train": (TrainConfig,),
+    "model": (ModelConfig,),
 }
+"""The configs whose fields a part may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +41,10 @@ def settable_fields() -> dict[str, str]:
     """Every key that `--set` takes, with its description."""
     return {
         f"{part}.{name}": doc
-        for part, config in _PARTS.items()
+        for part, configs in _PARTS.items()
+        for config in reversed(configs)
         for name, doc in field_docs(cast("Any", config)).items()
-        if part != "model" or name in _MODEL_FIELDS
+        if name != "kind" and (part != "model" or name in _MODEL_FIELDS)
     }
 
 
@@ -73,7 +75,7 @@ def read_settings(
     values = {key: read_value(text) for key, text in assignments.items()}
     _check_keys(values)
     fields = {part: _fields_of(part, values) for part in _PARTS}
-    _check_types(fields)
+    _check_types(chosen, fields)
     _check_parts(chosen, fields, preset)
     given = {name: value for name, value in train_options.items() if value is not None}
     changes = {**fields["train"], **given}
@@ -132,7 +134,7 @@ def _fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{part}.")}
 
 
-def _check_types(fields: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> None:
     if not any(fields.values()):
         return
     # Imported late: it brings torch along, and most command lines set nothing here.
@@ -140,11 +142,16 @@ def _check_types(fields: Mapping[str, Mapping[str, Any]]) -> None:
 
     if not isinstance(fields["train"].get("epochs", {}), Mapping):
         raise ConfigError('--set train.epochs wants an object such as {"finetune": 3}; or use --epochs')
+    configs = {part: configs[0] for part, configs in _PARTS.items()}
+    if chosen.prune is not None:
+        configs["prune"] = type(chosen.prune)
+    hints = {part: typing.get_type_hints(config) for part, config in configs.items()}
     problems = [
         problem
         for part, values in fields.items()
         for name, value in values.items()
-        for problem in type_problems(typing.get_type_hints(_PARTS[part])[name], value, f"{part}.{name}")
+        if name in hints[part]
+        for problem in type_problems(hints[part][name], value, f"{part}.{name}")
     ]
     if problems:
         raise ConfigError(f"--set: {'; '.join(problems)}")

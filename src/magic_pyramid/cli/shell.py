@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from magic_pyramid.cli.app import PROGRAM, build
-from magic_pyramid.errors import MagicPyramidError, nearest
+from magic_pyramid.errors import MagicPyramidError, MissingExtraError, nearest
 
 UNEXPECTED = 1
 USAGE = 2
@@ -22,6 +22,7 @@ CLOSED_PIPE = 141
 
 TRACEBACK = "--traceback"
 
+_OF_TRAIN = ("accelerate", "datasets", "huggingface_hub", "matplotlib", "torch", "transformers")
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -73,6 +74,9 @@ def _failed(error: Exception) -> int:
         return _end(f"error: {error}", error.exit_code)
     if isinstance(error, _UsageError):
         return _end(f"error: {_usage_message(error)}", USAGE)
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_TRAIN:
+        missing = MissingExtraError.of("this command", library=error.name, extra="train")
+        return _end(f"error: {missing}", missing.exit_code)
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return _end(f"error: {name}{error.strerror}", UNEXPECTED)

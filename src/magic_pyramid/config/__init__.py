@@ -9,10 +9,10 @@ from magic_pyramid.config.model import (
     ExitConfig,
     ModelConfig,
     ProblemType,
-    PruneConfig,
     check_exit_layers,
     check_exit_threshold,
 )
+from magic_pyramid.config.prune import AnyPruneConfig, PruneConfig, RankBinsConfig
 from magic_pyramid.config.train import STAGE_NAMES, StageName, TrainConfig
 
 FORMAT_VERSION = 1
@@ -21,12 +21,14 @@ FORMAT_VERSION = 1
 __all__ = [
     "FORMAT_VERSION",
     "STAGE_NAMES",
+    "AnyPruneConfig",
     "BackboneConfig",
     "Config",
     "ExitConfig",
     "ModelConfig",
     "ProblemType",
     "PruneConfig",
+    "RankBinsConfig",
     "StageName",
     "TrainConfig",
     "check_exit_layers",

@@ -59,9 +59,7 @@ def _from_json(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        # Of a number and a list of numbers, the list is named last.
-        kinds = [a for a in arguments if a is not type(None)]
-        return _from_json(kinds[-1 if isinstance(value, list | tuple) else 0], value)
+        return _from_json(variant(hint, value), value)
     if isinstance(hint, type) and issubclass(hint, Config):
         return value if isinstance(value, hint) else hint.from_dict(value)
     if origin is tuple:
@@ -69,6 +67,30 @@ def _from_json(hint: Any, value: Any) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
+
+
+def variant(hint: Any, value: object) -> Any:
+    """The member of a union that JSON data belongs to: among several configs the one of its ``kind``.
+
+    Raises:
+        ConfigError: no config is of that kind.
+    """
+    members = [member for member in get_args(hint) if member is not type(None)]
+    if isinstance(value, list | tuple):
+        # Of a number and a list of numbers, the list is named last.
+        return members[-1]
+    if len(members) == 1 or not isinstance(value, Mapping):
+        return type(value) if type(value) in members else members[0]
+    kinds = {kind_of(member): member for member in members}
+    kind = value.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise ConfigError(f"kind is {kind!r}; {nearest(str(kind), kinds)}")
+    return kinds[kind]
+
+
+def kind_of(member: Any) -> str:
+    """The name by which JSON data tells a config from the others of a union."""
+    return str(next(f.default for f in dataclasses.fields(member) if f.name == "kind"))
 
 
 @cache

@@ -1,10 +1,11 @@
-"""What a model is: its backbone, how it prunes, how it exits."""
+"""What a model is: its backbone, its task, how it exits; the ways to prune stand in ``prune``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from magic_pyramid.config.base import Config, check_choice, check_within
+from magic_pyramid.config.prune import AnyPruneConfig
 from magic_pyramid.errors import ConfigError
 
 ProblemType = Literal["single_label", "multi_label", "regression"]
@@ -65,52 +66,6 @@ class BackboneConfig(Config):
     def max_length(self) -> int:
         """Longest input in tokens, special tokens included."""
         return self.max_position_embeddings - self.position_offset
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneConfig(Config):
-    """Learned-threshold token pruning (LTP section 3, Magic Pyramid section 3.1)."""
-
-    score_norm: Literal["kept", "input", "fixed"] = "kept"
-    """What the attention mass is divided by: tokens alive now, tokens of the input, or `fixed_length`."""
-    fixed_length: int = 128
-    """The divisor when `score_norm` is `fixed` (LTP's padded length)."""
-    final_threshold: float = 0.01
-    """Initial token threshold of the last layer (Magic Pyramid: 0.01 to 0.08); it rises linearly to it."""
-    threshold_index: Literal["one_based", "zero_based"] = "one_based"
-    """Layer l of L starts at final * l / L counted from one (Magic Pyramid) or from zero (LTP)."""
-    manual_thresholds: tuple[float, ...] | None = None
-    """Initial token thresholds given one by one, first layer first; None: the linear ramp."""
-    learn_thresholds: bool = True
-    """Train the thresholds in `soft_prune`; False is LTP's manual-threshold baseline."""
-    temperature: float = 1e-3
-    """Softness of the soft mask, > 0 (LTP: 1e-4 to 2e-3)."""
-    penalty: float = 0.05
-    """Weight of the mean soft mask in the loss (lambda; papers: 0.001 to 0.2)."""
-    penalty_norm: Literal["valid", "padded"] = "valid"
-    """Average the soft mask over real tokens, or over the padded width as LTP's code does."""
-    gate_cls: bool = False
-    """Apply the soft mask to the first token too (LTP's code does; it is never removed either way)."""
-    cumulative_gate: bool = False
-    """Multiply soft masks over the layers, which mimics that removal is for good."""
-    fade_attention: bool = False
-    """While masks are soft, let tokens fade as keys and queries too, as if removed by their soft mask."""
-    protect_sep: bool = False
-    """Never prune separator tokens."""
-    scale: float = 1.0
-    """Run-time multiplier of all token thresholds, >= 0: the width half of the speed knob."""
-
-    def __post_init__(self) -> None:
-        check_choice("prune", "score_norm", self.score_norm, Literal["kept", "input", "fixed"])
-        check_choice("prune", "threshold_index", self.threshold_index, Literal["one_based", "zero_based"])
-        check_choice("prune", "penalty_norm", self.penalty_norm, Literal["valid", "padded"])
-        check_within("prune", "fixed_length", self.fixed_length, 1, 1_000_000)
-        check_within("prune", "final_threshold", self.final_threshold, 0.0, 1.0)
-        check_within("prune", "temperature", self.temperature, 1e-8, 1.0)
-        check_within("prune", "penalty", self.penalty, 0.0, 1e6)
-        check_within("prune", "scale", self.scale, 0.0, 1e6)
-        for value in self.manual_thresholds or ():
-            check_within("prune", "manual_thresholds", value, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +142,8 @@ class ModelConfig(Config):
     """Classifier after the last layer: the backbone's own [CLS] head, or FastBERT's."""
     max_length: int = 128
     """Longer inputs are cut to this many tokens, special tokens included."""
-    prune: PruneConfig | None = None
-    """Token pruning; None keeps every token."""
+    prune: AnyPruneConfig | None = None
+    """Token pruning, of the kind that its field `kind` names; None keeps every token."""
     exit: ExitConfig | None = None
     """Early exits; None runs every layer."""
 
@@ -203,11 +158,8 @@ class ModelConfig(Config):
 
     def _check_layers(self) -> None:
         num_layers = self.backbone.num_hidden_layers
-        if self.prune and self.prune.manual_thresholds and len(self.prune.manual_thresholds) != num_layers:
-            raise ConfigError(
-                f"prune.manual_thresholds has {len(self.prune.manual_thresholds)} values; "
-                f"the backbone has {num_layers} layers, give one each"
-            )
+        if self.prune:
+            self.prune.check_layers(num_layers)
         if self.exit:
             check_exit_layers("exit.layers", self.exit.layers, range(num_layers - 1))
             check_exit_layers("exit.tested_layers", self.exit.tested_layers, self.exit_layers)

@@ -68,6 +68,8 @@ class TrainConfig(Config):
     """Learning rate of the budget's two multipliers, which rise while the model costs too much."""
     rank_weight: float = 0.0
     """Weight in `soft_prune` of bringing early layers' attention into the fine-tuned model's order."""
+    rank_floor: float = 1.0
+    """Share of `rank_weight` left at the end of `budget_ramp`, to which it falls linearly; 1 keeps it all."""
     rank_top_k: int = 20
     """Tokens of each text that this order names, the most attended first."""
     max_drop: float = 0.5
@@ -105,6 +107,7 @@ class TrainConfig(Config):
         check_within("train", "budget_ramp", self.budget_ramp, 0.0, 1.0)
         check_within("train", "learning_rate_budget", self.learning_rate_budget, 0.0, 1e3)
         check_within("train", "rank_weight", self.rank_weight, 0.0, 1e6)
+        check_within("train", "rank_floor", self.rank_floor, 0.0, 1.0)
         check_within("train", "rank_top_k", self.rank_top_k, 2, 10_000)
         check_within("train", "max_drop", self.max_drop, 0.0, 100.0)
 

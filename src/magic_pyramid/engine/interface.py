@@ -6,7 +6,8 @@ from typing import ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from magic_pyramid.config import ModelConfig, check_exit_layers, check_exit_threshold
+from magic_pyramid.config import ModelConfig, PruneConfig, check_exit_layers, check_exit_threshold
+from magic_pyramid.cost import CostModel
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.exit_thresholds import ExitThreshold, threshold_after
 from magic_pyramid.tokenization import EncodedTexts
@@ -17,7 +18,7 @@ class Setting:
     """The speed knob: how much width and depth a call may save."""
 
     prune_scale: float = 1.0
-    """Multiplier of the model's token thresholds, >= 0; larger removes more, 0 removes nothing."""
+    """Strength of token pruning, >= 0: larger removes more, 0 removes nothing, 1 is as trained."""
     exit_threshold: ExitThreshold | None = None
     """Leave at the first layer whose uncertainty is at most this, in [0, 1]; None runs every layer. A tuple
     has a value for each exit layer of the model, asked or not."""
@@ -43,6 +44,19 @@ def default_setting(config: ModelConfig) -> Setting:
         prune_scale=config.prune.scale if config.prune else 0.0,
         exit_threshold=config.exit.threshold if config.exit else None,
         exit_layers=config.exit.tested_layers if config.exit else None,
+    )
+
+
+def threshold_pruning(config: ModelConfig, *, engine: str) -> PruneConfig | None:
+    """How a model prunes, for an engine that can compare importance with thresholds and nothing else.
+
+    Raises:
+        ConfigError: the model prunes in another way.
+    """
+    if config.prune is None or isinstance(config.prune, PruneConfig):
+        return config.prune
+    raise ConfigError(
+        f"{engine} prunes by token thresholds, and this model by {config.prune.kind}; use engine='torch'"
     )
 
 
@@ -137,3 +151,9 @@ class AsksAllHeads(Protocol):
     def answer_all_heads(self, encoded: EncodedTexts, *, scale: float) -> AllAnswers:
         """Run every layer, tokens removed at this multiple of the thresholds, and ask every head."""
         ...
+
+
+def flops_of(config: ModelConfig, output: "EngineOutput", setting: Setting) -> np.ndarray:
+    """FLOPs of each input; the exit heads that were asked are charged."""
+    asked = layers_tested(config, setting)
+    return CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)

@@ -12,6 +12,7 @@ from magic_pyramid.engine.interface import (
     EngineOutput,
     Setting,
     layers_tested,
+    threshold_pruning,
     thresholds_by_layer,
 )
 from magic_pyramid.engine.native_folder import WEIGHTS_FILE, NativePlan, read_weights
@@ -60,7 +61,7 @@ class NativeEngine:
 
         Raises:
             MissingExtraError: the engine is not compiled.
-            ConfigError: the processor has no such instructions.
+            ConfigError: the processor has no such instructions, or the model does not prune by thresholds.
             CheckpointError: a weight is missing or does not fit.
         """
         missing = [
@@ -169,7 +170,7 @@ def _joined(values: list[list[int]], rows: list[int]) -> np.ndarray:
 
 
 def _shape(config: ModelConfig, *, int8: bool) -> Shape:
-    backbone, prune = config.backbone, config.prune
+    backbone, prune = config.backbone, threshold_pruning(config, engine="the native engine")
     exits = config.exit or ExitConfig()
     keeps_separator = prune is not None and prune.protect_sep and backbone.sep_token_id is not None
     return Shape(

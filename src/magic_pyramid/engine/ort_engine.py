@@ -15,7 +15,13 @@ from jaxtyping import Bool, Float32, Int64
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.array_rule import ArrayExitRule, ArrayState
-from magic_pyramid.engine.interface import EngineOutput, Setting, default_setting, layers_tested
+from magic_pyramid.engine.interface import (
+    EngineOutput,
+    Setting,
+    default_setting,
+    layers_tested,
+    threshold_pruning,
+)
 from magic_pyramid.engine.ort_session import OrtGraph
 from magic_pyramid.engine.plan_files import Precision, check_sha256
 from magic_pyramid.engine.scheduler import cut_batches, plan_batches
@@ -143,7 +149,7 @@ class OrtEngine:
         positions = np.arange(len(ids)) - np.repeat(starts, lengths)
         types = np.concatenate([encoded.token_type_ids[row] for row in rows]).astype(np.int64)
         protected = np.zeros(len(ids), dtype=np.bool_)
-        prune = self.config.prune
+        prune = threshold_pruning(self.config, engine="an exported graph")
         if prune and prune.protect_sep and self.config.backbone.sep_token_id is not None:
             protected = ids == self.config.backbone.sep_token_id
         # [CLS] carries the label, so it may never be pruned.

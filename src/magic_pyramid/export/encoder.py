@@ -8,6 +8,7 @@ import onnx
 import torch
 
 from magic_pyramid.config import ModelConfig, PruneConfig
+from magic_pyramid.engine.interface import threshold_pruning
 from magic_pyramid.export.activations import BIASED_ACTIVATIONS
 from magic_pyramid.export.graph import BOOL, FLOAT, INT64, MICROSOFT, GraphBuilder, Kind, Port
 from magic_pyramid.export.layout import Layout, plan_layout
@@ -82,7 +83,8 @@ def layers_graph(
     file: WeightsFile | None = None,
 ) -> onnx.ModelProto:
     """Layers ``first`` to ``last``: hidden states in, those of the tokens that are kept out."""
-    graph, prune, width = GraphBuilder(file), config.prune, config.backbone.hidden_size
+    graph, width = GraphBuilder(file), config.backbone.hidden_size
+    prune = threshold_pruning(config, engine="an exported graph")
     layers = Layers(graph, config, weights, precision=precision)
     inputs = [Port("hidden", FLOAT, ("tokens", width)), Port("lengths", INT64, ("seqs",))]
     outputs = [Port("new_hidden", FLOAT, ("kept", width))]
@@ -145,12 +147,13 @@ class Layers:
         """
         heads = config.backbone.num_attention_heads
         self.graph, self.config, self.weights = graph, config, weights
+        self.prune = threshold_pruning(config, engine="an exported graph")
         self.multiply = PRODUCTS[precision]
         self.plan = plan or (lambda lengths: plan_layout(graph, lengths, heads=heads))
         self.has_positions = bool(config.backbone.relative_attention_num_buckets)
         self.thresholds = (
             np.maximum(weights["pruner.initial"] + weights["pruner.delta"], 0)
-            if config.prune
+            if self.prune
             else np.zeros(config.backbone.num_hidden_layers, np.float32)
         )
 
@@ -161,7 +164,7 @@ class Layers:
         assert alive.layout is not None
         probs, context = self._attend(alive, layer)
         kept, residual = alive, alive.hidden
-        if self.config.prune and self.thresholds[layer] > 0:
+        if self.prune and self.thresholds[layer] > 0:
             kept, residual, context = self._remove(alive, probs, context, layer)
         else:
             context = alive.layout.packed(context)
@@ -240,7 +243,7 @@ class Layers:
 
     def _remove(self, alive: Alive, probs: str, context: str, layer: int) -> tuple[Alive, str, str]:
         """What stays, its part of the layer's input, and its part of what every entry sees."""
-        graph, prune, layout = self.graph, self.config.prune, alive.layout
+        graph, prune, layout = self.graph, self.prune, alive.layout
         assert prune is not None
         assert layout is not None
         token_values = [alive.protected, *([alive.positions] if alive.positions else [])]

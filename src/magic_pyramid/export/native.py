@@ -6,19 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from magic_pyramid.engine.interface import threshold_pruning
 from magic_pyramid.engine.native_engine import NativeEngine
 from magic_pyramid.engine.native_folder import PLAN_FILE, WEIGHTS_FILE, NativePlan, write_weights
 from magic_pyramid.engine.plan_files import file_sha256
 from magic_pyramid.export.folder import check_precision, new_folder, weights_of, write_common
 from magic_pyramid.layers.relative_bias import bias_by_distance
 from magic_pyramid.model import PyramidModel
+from magic_pyramid.pruning.threshold import ThresholdPruner
 from magic_pyramid.tokenization import TextEncoder
 
 
 def native_weights(model: PyramidModel) -> dict[str, np.ndarray]:
-    """The model's state in fp32, and what is computed from it once: thresholds, position bias by distance."""
+    """The model's state in fp32, and what is computed from it once: thresholds, position bias by distance.
+
+    Raises:
+        ConfigError: the model does not prune by thresholds.
+    """
     weights = weights_of(model)
-    if model.pruner is not None:
+    threshold_pruning(model.config, engine="the native engine")
+    if isinstance(model.pruner, ThresholdPruner):
         weights["thresholds"] = model.pruner.token_thresholds.detach().float().cpu().numpy()
     if model.config.backbone.relative_attention_num_buckets:
         table = model.relative_bias.weight.detach().float().cpu()
@@ -52,7 +59,7 @@ def export_native(
         accept: looks at the finished folder before it gets its name; it refuses by raising.
 
     Raises:
-        ConfigError: the precision is unknown.
+        ConfigError: the precision is unknown, or the model does not prune by thresholds.
         InputError: the folder holds something else.
         CheckpointError: something cannot be written.
     """

@@ -103,7 +103,7 @@ class _SingleGraph:
 
     def _protected(self, positions: str) -> str:
         # [CLS] carries the label, so it may never be pruned.
-        graph, prune, separator = self.graph, self.config.prune, self.config.backbone.sep_token_id
+        graph, prune, separator = self.graph, self.layers.prune, self.config.backbone.sep_token_id
         first = graph.op("Equal", positions, graph.constant(np.int64(0), np.int64))
         if prune is None or not prune.protect_sep or separator is None:
             return first

@@ -4,7 +4,7 @@ Symbols of LambdaLoss-ARP2: y = relevance, s = score, K = ranked tokens (ToP, se
 """
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,6 +27,27 @@ def top_tokens(
     padded = functional.pad(unpack(contested + 1.0, batch), (0, count))
     top = padded.topk(count, dim=1)
     return top.indices.masked_fill(top.values == 0, -1)
+
+
+def ranks(
+    importance: Float[Tensor, " tokens"], batch: PackedBatch, *, among: Bool[Tensor, " tokens"]
+) -> Int64[Tensor, " tokens"]:
+    """Rank of each token in its sequence, the most important 0; the earlier of two equals comes first.
+
+    Args:
+        importance: what to rank by.
+        batch: the sequences.
+        among: the tokens that take part; the others stand behind them.
+    """
+    order = importance.masked_fill(~among, -torch.inf).argsort(descending=True, stable=True)
+    order = order.index_select(0, batch.sequence_of_token.index_select(0, order).argsort(stable=True))
+    places = torch.arange(batch.num_tokens, device=order.device) - batch.per_token(batch.first_tokens)
+    return torch.empty_like(order).scatter_(0, order, places)
+
+
+def all_but_first(batch: PackedBatch) -> Bool[Tensor, " tokens"]:
+    """The tokens that may be removed: [CLS] carries the label, so it may never be."""
+    return batch.position_ids > 0
 
 
 def rank_distillation(

@@ -6,22 +6,22 @@ importance is below the threshold is removed (LTP section 3; Magic Pyramid secti
 """
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from magic_pyramid.config import ModelConfig, PruneConfig
 from magic_pyramid.packing import PackedBatch
+from magic_pyramid.pruning.interface import Attended, Pruner
 
 SMALLEST_THRESHOLD = 1e-5
 """A layer that prunes at all prunes at least below this importance, as LTP does."""
 
 
-class ThresholdPruner(nn.Module):
+class ThresholdPruner(Pruner[PruneConfig]):
     """One learnable threshold per layer: a fixed initial ramp plus a learned difference."""
 
     def __init__(self, config: ModelConfig, prune: PruneConfig) -> None:
-        super().__init__()
-        self.config = prune
+        super().__init__(prune)
         self.sep_token_id = config.backbone.sep_token_id if prune.protect_sep else None
         self.register_buffer("initial", initial_thresholds(prune, config.backbone.num_hidden_layers))
         self.delta = nn.Parameter(torch.zeros_like(self.initial), requires_grad=prune.learn_thresholds)
@@ -33,58 +33,59 @@ class ThresholdPruner(nn.Module):
         """Threshold of each layer, never below 0, before the run-time ``scale``."""
         return (self.initial + self.delta).clamp(min=0.0)
 
-    def soft_mask(
-        self,
-        layer: int,
-        mass: Float[Tensor, " tokens"],
-        batch: PackedBatch,
-        alive: Float[Tensor, " seqs"],
-    ) -> Float[Tensor, " tokens"]:
+    @property
+    def fades(self) -> bool:
+        """By ``fade_attention``."""
+        return self.config.fade_attention
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring thresholds that an optimiser step took below 0 back to it: below, they have no gradient."""
+        self.delta.clamp_(min=-self.initial)
+
+    def soft_mask(self, layer: int, attended: Attended) -> Float[Tensor, " tokens"]:
         """Weight of each token's hidden state, in (0, 1).
 
-        Args:
-            layer: 0-based layer.
-            mass: attention each token received there.
-            batch: all tokens; none is removed in this stage.
-            alive: tokens of each sequence that count as alive, for ``score_norm`` "kept".
+        With ``cumulative_gate`` the masks of the layers so far are multiplied, and ``score_norm`` "kept"
+        counts the tokens that they leave.
         """
-        divisor = self._divisor(alive=alive, input_lengths=batch.lengths)
-        importance = mass / batch.per_token(divisor)
+        batch, earlier = attended.batch, attended.soft_mask if self.config.cumulative_gate else None
+        divisor = self._divisor(alive=_alive(batch, earlier), input_lengths=batch.lengths)
+        importance = attended.mass / batch.per_token(divisor)
         soft = torch.sigmoid((importance - self.token_thresholds[layer]) / self.config.temperature)
         protected = self._separators(batch) if self.config.gate_cls else self.protected(batch)
-        return soft.masked_fill(protected, 1.0)
+        soft = soft.masked_fill(protected, 1.0)
+        return soft if earlier is None else soft * earlier
 
-    def keep_mask(
-        self,
-        layer: int,
-        mass: Float[Tensor, " tokens"],
-        batch: PackedBatch,
-        input_lengths: Int64[Tensor, " seqs"],
-        *,
-        scale: float,
-    ) -> Bool[Tensor, " tokens"]:
-        """Which tokens stay: importance at or above the scaled threshold, ties kept, [CLS] always.
+    def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
+        """Mean soft mask of each sequence (LTP's regulariser)."""
+        totals = batch.sum_tokens(soft_mask)
+        widths = {"valid": batch.lengths, "padded": batch.lengths.max().expand_as(batch.lengths)}
+        return totals / widths[self.config.penalty_norm]
 
-        Args:
-            layer: 0-based layer.
-            mass: attention each token alive received there.
-            batch: the tokens alive on entry to the layer.
-            input_lengths: tokens of each sequence before any was removed.
-            scale: multiplier of the threshold, >= 0.
-        """
-        bar = self.mass_threshold(layer, batch, input_lengths, scale=scale)
-        return (mass >= batch.per_token(bar)).logical_or_(self.protected(batch))
+    def survival(
+        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
+        """How likely each token is alive behind a layer: the product of its soft masks so far."""
+        return soft_mask if self.config.cumulative_gate else earlier * soft_mask
 
-    def mass_threshold(
-        self, layer: int, batch: PackedBatch, input_lengths: Int64[Tensor, " seqs"], *, scale: float
-    ) -> Float[Tensor, " seqs"]:
+    def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
+        """Which tokens stay: importance at or above the scaled threshold, ties kept, [CLS] always."""
+        bar = self.mass_threshold(layer, attended, scale=scale)
+        return (attended.mass >= attended.batch.per_token(bar)).logical_or_(self.protected(attended.batch))
+
+    def mass_threshold(self, layer: int, attended: Attended, *, scale: float) -> Float[Tensor, " seqs"]:
         """The attention mass below which a token of each sequence is removed."""
         bar = (self.token_thresholds[layer] * scale).clamp(min=SMALLEST_THRESHOLD)
-        return bar * self._divisor(alive=batch.lengths, input_lengths=input_lengths)
+        return bar * self._divisor(alive=attended.batch.lengths, input_lengths=attended.input_lengths)
 
     def prunes_at(self, layer: int, *, scale: float) -> bool:
         """Whether the layer may remove tokens; a threshold of exactly 0 removes none."""
         return scale > 0 and float(self.token_thresholds[layer].detach()) > 0
+
+    def learned(self) -> dict[str, list[float]]:
+        """The threshold of each layer."""
+        return {"token_thresholds": self.token_thresholds.tolist()}
 
     def protected(self, batch: PackedBatch) -> Bool[Tensor, " tokens"]:
         """Tokens that are never removed: the first of each sequence, and separators where asked."""
@@ -112,3 +113,10 @@ def initial_thresholds(config: PruneConfig, num_layers: int) -> Float[Tensor, " 
     first = 1 if config.threshold_index == "one_based" else 0
     steps = torch.arange(first, first + num_layers, dtype=torch.float32)
     return config.final_threshold * steps / num_layers
+
+
+def _alive(batch: PackedBatch, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
+    """Tokens of each sequence that count as alive: all, or the sum of their weights."""
+    if soft_mask is None:
+        return batch.lengths.to(torch.float32)
+    return batch.sum_tokens(soft_mask.detach()).clamp(min=1.0)

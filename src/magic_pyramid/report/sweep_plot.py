@@ -38,8 +38,8 @@ def draw_sweep(
         raise InputError("there is no setting to draw")
     canvas = Canvas(WIDTH, HEIGHT)
     every = [*points, *named.values()]
-    most = max(max(point["flops_speedup"] for point in every), 1.5)
-    values = [100 * point["accuracy"] for point in every]
+    most = max(*(float(point["flops_speedup"]) for point in every), 1.5)
+    values = [100 * float(point["accuracy"]) for point in every]
     best = max(values)
     # What loses more than the best by far would press the rest together.
     worst = max(min(values), best - 15.0)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from magic_pyramid.config import ModelConfig, TrainConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError
+from magic_pyramid.model import PyramidModel
+from magic_pyramid.training.projection import projected_speedup
 from magic_pyramid.training.stages import Stage, expects_exits, stages_of
 
 
@@ -68,15 +70,34 @@ def budget_of(
     return Budget(
         stage.target_speedup,
         dense_flops=float(CostModel(model).dense_flops(lengths).mean()),
-        ramp=train.budget_ramp,
+        ramp=stage.ramp,
         exact=train.budget_exact,
     )
 
 
+def meet_budget(model: PyramidModel, budget: Budget, lengths: Int[np.ndarray, " rows"]) -> bool:
+    """Close the gap that the multipliers left between the speed-up of these texts and an exact one.
+
+    Gives whether the pruner could. With exits the speed-up depends on more than on what is pruned.
+    """
+    if model.pruner is None or not budget.exact or model.config.exit_layers:
+        return False
+    return model.pruner.meet(
+        torch.from_numpy(lengths).to(budget.linear.device),
+        wanted=1.0 / (1.0 - budget.share),
+        measure=lambda num_tokens: projected_speedup(model.config, num_tokens.cpu().numpy()),
+    )
+
+
 def check_budget(model: ModelConfig, train: TrainConfig, lengths: Int[np.ndarray, " rows"]) -> None:
-    """Raise ConfigError when a speed-up is asked for that no stage learns, or that nothing can reach."""
+    """Raise ConfigError when a speed-up cannot be learned or reached, or where none is given and one must."""
     asked = train.target_speedup
     if asked is None:
+        if model.prune is not None and model.prune.needs_budget:
+            raise ConfigError(
+                f"prune.kind {model.prune.kind!r} learns to remove tokens only towards a speed-up, and "
+                "train.target_speedup is None; give one, such as --target-speedup 2"
+            )
         return
     stages = [stage for stage in stages_of(model, train) if stage.target_speedup is not None]
     if not stages:

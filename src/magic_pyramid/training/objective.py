@@ -111,9 +111,10 @@ class StageObjective(nn.Module):
             yield stage.penalty_weight, output.penalty.float().mean()
         if stage.rank_weight > 0:
             assert inputs.teacher is not None
+            weight = stage.rank_weight_at(self.progress)
             for layer in early_layers(len(self.model.layers)):
                 mass, ranking = output.masses[layer], inputs.teacher.ranking
-                yield stage.rank_weight, rank_distillation(mass, inputs.batch, ranking)
+                yield weight, rank_distillation(mass, inputs.batch, ranking)
         for layer, logits in output.exit_logits.items():
             share = self._exit_share(layer)
             if stage.exit_label_weight > 0:

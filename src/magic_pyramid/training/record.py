@@ -46,9 +46,10 @@ class StageReport:
     validation: tuple[dict[str, Any], ...]
     """Validation numbers at each epoch's end."""
     kept: dict[str, Any] | None
-    """The entry of `validation` whose weights the next stage got; None where nothing was validated."""
-    token_thresholds: tuple[float, ...] | None
-    """Token threshold of each layer at the end."""
+    """The entry of `validation` whose weights the next stage got, after they met an exact budget; None where
+    nothing was validated."""
+    pruner: dict[str, list[float]] | None
+    """What the pruner had learned at the end, one value a layer, by its name; None without a pruner."""
 
     @property
     def kept_tokens(self) -> list[float] | None:
@@ -63,8 +64,8 @@ class StageReport:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read back what ``to_dict`` gave."""
         values = dict(data)
-        for name in ("losses", "validation", "token_thresholds"):
-            values[name] = None if values[name] is None else tuple(values[name])
+        for name in ("losses", "validation"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 

@@ -16,7 +16,7 @@ from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
-from magic_pyramid.training.budget import budget_of, check_budget
+from magic_pyramid.training.budget import budget_of, check_budget, meet_budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
@@ -137,6 +137,9 @@ class _Run:
         if validation and stage.keeps == "best":
             kept = max(reversed(validation), key=rank)
             self.model.load_state_dict(load_file(folder / "best.safetensors"))
+        has_met = objective.budget is not None and meet_budget(self.model, objective.budget, lengths)
+        if has_met and kept is not None and self.validation is not None:
+            kept = {**kept, **self.validation.measure(self.model, stage)}
         trainer.emit("stage_finished", validation=kept)
         for group in GROUPS:
             for parameter in self.model.parameter_group(group):
@@ -149,7 +152,7 @@ class _Run:
             losses=tuple(entry for entry in log if "loss" in entry),
             validation=tuple(validation),
             kept=kept,
-            token_thresholds=tuple(pruner.token_thresholds.tolist()) if pruner else None,
+            pruner=pruner.learned() if pruner else None,
         )
 
     def _teacher(self) -> Teacher:

@@ -6,6 +6,9 @@ from typing import Any, Literal
 from magic_pyramid.config import Config, ModelConfig, StageName, TrainConfig
 from magic_pyramid.model import Masking, ParameterGroup
 
+BUDGET_TOLERANCE = 0.04
+"""A budget is kept when the measured speed-up is within this share of the one asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage(Config):
@@ -29,6 +32,10 @@ class Stage(Config):
     """Dense FLOPs over FLOPs that the stage learns to reach; None: it has no budget."""
     rank_weight: float = 0.0
     """Weight of bringing early layers' attention into the fine-tuned model's order."""
+    rank_floor: float = 1.0
+    """Share of that weight that is left at the end of the ramp."""
+    ramp: float = 0.0
+    """Share of the steps in which the saving asked for rises, and the weight of the order falls."""
     reach_temperature: float | None = None
     """Softness of the chance that a text leaves, which weights the budget's layers; None: nobody leaves."""
     random_scale: float | None = None
@@ -55,6 +62,18 @@ class Stage(Config):
     def asks_teacher(self) -> bool:
         """Whether the fine-tuned model's answers are needed."""
         return max(self.distill_weight, self.rank_weight, self.exit_teacher_weight) > 0
+
+    def rank_weight_at(self, progress: float) -> float:
+        """Weight of the order when so much of the stage, in [0, 1], is done."""
+        left = 1.0 - progress / self.ramp if self.ramp > 0 else 0.0
+        return self.rank_weight * max(self.rank_floor, left)
+
+    def budget_miss(self, speedup: float) -> float:
+        """How far a measured speed-up is from the one asked for, as a share; 0 within the tolerance."""
+        if self.target_speedup is None:
+            return 0.0
+        miss = abs(speedup / self.target_speedup - 1.0)
+        return miss if miss > BUDGET_TOLERANCE else 0.0
 
     @property
     def validation_masking(self) -> Masking:
@@ -145,7 +164,7 @@ def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
 
 def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     assert model.prune is not None
-    learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learn_thresholds else ()
+    learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learns else ()
     asks_budget = bool(learns) and train.target_speedup is not None
     return Stage(
         name="soft_prune",
@@ -158,10 +177,13 @@ def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
         target_speedup=train.target_speedup if asks_budget else None,
         rank_weight=_taught(train.rank_weight, train),
         reach_temperature=train.reach_temperature if asks_budget else None,
+        rank_floor=train.rank_floor,
+        ramp=train.budget_ramp,
         exit_weights=train.exit_weights,
         **_exit_losses(_joint_weight(model, train), train, label_share=0.5),
-        # Validation removes tokens that training only weighted, so its best says little here.
-        keeps="last",
+        # Validation removes tokens that training only weighted, so its best says little, except whether
+        # pruning alone keeps a budget.
+        keeps="best" if asks_budget and train.budget_exact and not model.exit_layers else "last",
     )
 
 

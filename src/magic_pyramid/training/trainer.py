@@ -316,6 +316,8 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
+        if trainer.objective.model.pruner is not None:
+            trainer.objective.model.pruner.settle()
         ends_epoch = state.global_step in trainer.epoch_end_steps
         control.should_evaluate = ends_epoch
         due = time.perf_counter() - trainer.saved_s >= trainer.around.checkpoint_seconds
@@ -332,9 +334,9 @@ def _always(step: int) -> float:
     return 1.0
 
 
-def rank(validation: dict[str, Any]) -> tuple[float, float]:
-    """What the best weights are chosen by: the score, and at equal score the loss."""
-    return validation["score"], -validation["loss"]
+def rank(validation: dict[str, Any]) -> tuple[float, float, float]:
+    """What the best weights are chosen by: a kept budget, then the score, and at equal score the loss."""
+    return -validation["budget_miss"], validation["score"], -validation["loss"]
 
 
 def _arguments(around: Surroundings, config: TrainConfig, *, seed: int, num_steps: int) -> TrainingArguments:

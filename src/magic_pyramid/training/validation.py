@@ -17,7 +17,7 @@ from magic_pyramid.tokenization import EncodedTexts
 from magic_pyramid.training.batches import length_batches
 from magic_pyramid.training.objective import targets_of
 from magic_pyramid.training.processes import Processes
-from magic_pyramid.training.projection import projected_gflops
+from magic_pyramid.training.projection import projected_gflops, projected_speedup
 from magic_pyramid.training.stages import Stage
 from magic_pyramid.training.teacher import Teacher
 
@@ -92,7 +92,7 @@ class Validation:
     processes: Processes
 
     def measure(self, model: PyramidModel, stage: Stage) -> dict[str, Any]:
-        """Numbers of this moment; ``score`` is what the best is chosen by (larger is better)."""
+        """Numbers of this moment; the best has the least ``budget_miss``, then the largest ``score``."""
         config = model.config
         answers = answer_all(
             model,
@@ -111,14 +111,17 @@ class Validation:
         num_tokens = np.concatenate(
             [np.asarray(self.encoded.lengths)[:, None], answers.num_tokens.numpy()], axis=1
         )
+        speedup = projected_speedup(config, num_tokens)
         return {
             "score": score,
+            "budget_miss": stage.budget_miss(speedup),
             "loss": self._exit_loss(answers, model) if learns_exits_only else self._loss(answers, model),
             "metric": METRIC_NAMES[config.problem_type],
             "quality": final_quality,
             "exit_quality": exit_quality,
             "kept_tokens": answers.num_tokens.double().mean(0).tolist(),
             "gflops": projected_gflops(config, num_tokens),
+            "speedup": speedup,
         }
 
     def _loss(self, answers: Answers, model: PyramidModel) -> float:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magic_pyramid.checkpoint import CONFIG_FILE, replacing_files, write_config
+from magic_pyramid.checkpoint import replacing_files, write_config
 from magic_pyramid.classifier import Classifier, EngineName
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine import native_folder, plan_files, segments
 from magic_pyramid.errors import InputError
+from magic_pyramid.folder_info import CONFIG_FILE
 
 _PLANS: Mapping[str, type[segments.SegmentPlan] | type[native_folder.NativePlan]] = {
     segments.PLAN_FILE: segments.SegmentPlan,

@@ -1,0 +1,116 @@
+"""What the model asks of every way to prune, and what it shows a pruner of a layer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from magic_pyramid.config import AnyPruneConfig
+from magic_pyramid.packing import PackedBatch
+
+SomePruneConfig = TypeVar("SomePruneConfig", bound=AnyPruneConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """The tokens that arrived at a layer, and the attention they received there."""
+
+    batch: PackedBatch
+    mass: Float[Tensor, " tokens"]
+    """Attention each token received: sum over the queries alive, mean over heads."""
+    input_lengths: Int64[Tensor, " seqs"]
+    """Tokens of each sequence before any was removed."""
+    soft_mask: Float[Tensor, " tokens"] | None = None
+    """What the previous layer's ``soft_mask`` gave; None in the first layer, and where tokens are removed."""
+
+
+class Pruner(nn.Module, ABC, Generic[SomePruneConfig]):
+    """Decides which tokens a layer drops; its parameters are the group ``thresholds``.
+
+    It never looks at other sequences, and never removes the first token of one. Every method that takes a
+    ``scale`` removes nothing at 0 and what was trained at 1; what lies between and beyond is its own.
+    """
+
+    def __init__(self, config: SomePruneConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def configure(self, config: SomePruneConfig) -> None:
+        """Take over run-time settings; what was learned stays."""
+        self.config = config
+
+    @property
+    def fades(self) -> bool:
+        """Whether tokens fade as keys and queries, by how likely they are alive, while masks are soft."""
+        return False
+
+    @abstractmethod
+    def soft_mask(self, layer: int, attended: Attended) -> Float[Tensor, " tokens"]:
+        """Weight of each token's hidden state behind a layer, in [0, 1], while none is removed."""
+
+    @abstractmethod
+    def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
+        """What a layer's soft mask adds to each sequence's penalty, before its weight."""
+
+    def survival(
+        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
+        """How likely each token is alive behind a layer, given its soft mask and how likely it was before."""
+        return soft_mask
+
+    def expected_tokens(
+        self,
+        layer: int,
+        survival: Float[Tensor, " tokens"],
+        batch: PackedBatch,
+        arrived: Float[Tensor, " seqs"],
+    ) -> Float[Tensor, " seqs"]:
+        """Tokens of each sequence that a layer is expected to leave, with a gradient for what learns.
+
+        Args:
+            layer: 0-based layer.
+            survival: how likely each token is alive behind it.
+            batch: all tokens; none is removed while training softly.
+            arrived: the tokens expected before it.
+        """
+        return batch.sum_tokens(survival)
+
+    @abstractmethod
+    def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
+        """Which of the tokens that arrived stay."""
+
+    @abstractmethod
+    def prunes_at(self, layer: int, *, scale: float) -> bool:
+        """Whether ``keep_mask`` is to be asked at a layer; if not, its attention mass need not be known."""
+
+    @abstractmethod
+    def learned(self) -> dict[str, list[float]]:
+        """What training found, one value a layer, by its name."""
+
+    def meet(
+        self, lengths: Int64[Tensor, " seqs"], *, wanted: float, measure: Callable[[Tensor], float]
+    ) -> bool:
+        """Adjust what was learned so that inputs of these lengths are pruned to what is wanted.
+
+        Nothing is done, and False given, where the number of tokens left depends on more than the length.
+
+        Args:
+            lengths: tokens of each input.
+            wanted: value of ``measure``.
+            measure: of ``[seqs, layers + 1]``, the tokens of the input and those left by each layer; it grows
+                with what is removed.
+        """
+        return False
+
+    def settle(self) -> None:
+        """Bring the parameters back into their range after an optimiser step."""
+        return
+
+    def mass_threshold(
+        self, layer: int, attended: Attended, *, scale: float
+    ) -> Float[Tensor, " seqs"] | None:
+        """The attention mass below which a token of each sequence is removed; None: there is no such bar."""
+        return None
