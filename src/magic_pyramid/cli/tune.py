@@ -111,7 +111,7 @@ def tune_engine(
         budget_s=seconds,
     ).to_dict()
     from magic_pyramid.certify.certificate import stored_certificate
-    from magic_pyramid.checkpoint import read_info
+    from magic_pyramid.folder_info import read_info
 
     if stored_certificate(read_info(Path(model))) is not None:
         say("the default may ask other heads than the certified setting did; speed=certified has not changed")
