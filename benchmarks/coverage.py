@@ -76,7 +76,7 @@ def _markdown(report: dict[str, Any]) -> str:
         f"most {report['max_drop']:g} points with {100 * report['confidence']:g} % confidence, so at most "
         "5 % broken.",
         "",
-        "| population | mode | broken | certified something | mean fewer FLOPs then | naive choice, broken (of 300 sets) |",
+        "| population | mode | broken | something certified | fewer FLOPs then | naive, broken (300 sets) |",
         "|---|---|---:|---:|---:|---:|",
     ]
     lines += [
