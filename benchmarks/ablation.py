@@ -15,15 +15,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from papers import portable, provenance, train, write_results
+from papers import arguments, portable, provenance, read_options, train, write_results
 
 from magic_pyramid import Classifier, load_data
-from magic_pyramid.cost import CostModel
 from magic_pyramid.data import Example
-from magic_pyramid.engine.interface import Setting
-from magic_pyramid.metrics import quality
-from magic_pyramid.sweep import simulate
+from magic_pyramid.sweep import sweep
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "pyramid": (),
@@ -40,8 +36,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """What each variant changes; words that are no option are settings."""
 SPEEDUPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-THRESHOLDS = (None, 0.01, 0.02, 0.05, *(step / 20 for step in range(2, 20)))
 
 
 def train_command(changes: tuple[str, ...], output: Path, options: argparse.Namespace) -> list[str]:
@@ -80,18 +74,13 @@ def curve(
     classifier: Classifier, examples: list[Example]
 ) -> dict[tuple[float, float | None], tuple[float, float]]:
     """Accuracy and FLOPs speed-up at every setting."""
-    config, engine = classifier.config, classifier.all_heads_engine
     encoded = classifier.encode([row.inputs for row in examples])
-    labels = [row.label for row in examples]
-    points = {}
-    for scale in SCALES:
-        answers = engine.answer_all_heads(encoded, scale=scale)
-        dense = CostModel(config).dense_flops(answers.num_tokens[:, 0]).mean()
-        for threshold in THRESHOLDS:
-            output, flops = simulate(config, answers, Setting(prune_scale=scale, exit_threshold=threshold))
-            accuracy = quality(output.logits, labels, config.problem_type)
-            points[scale, threshold] = (accuracy, float(dense / flops.mean()))
-    return points
+    labels = [row.label for row in examples if row.label is not None]
+    grid, _ = sweep(classifier.all_heads_engine, classifier.config, encoded, labels, named={})
+    return {
+        (point["prune_scale"], point["exit_threshold"]): (point["accuracy"], point["flops_speedup"])
+        for point in grid
+    }
 
 
 def measure(name: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -135,23 +124,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train what is missing, measure, and write the results after each variant."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--where")
-    parser.add_argument("--train-rows", type=int)
+    parser = arguments(__doc__, epochs="finetune=3,soft_prune=2,hard_prune=1,distill_exits=1")
     parser.add_argument("--target-speedup", type=float, default=4.0)
-    parser.add_argument("--epochs", default="finetune=3,soft_prune=2,hard_prune=1,distill_exits=1")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(VARIANTS))
-    parser.add_argument("--runs", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    options.runs = options.runs or Path("runs") / options.name
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     rows: list[dict[str, Any]] = []
     for name, folder in train_all(options).items():
         rows += measure(name, folder, options)

@@ -119,22 +119,9 @@ def measure(method: str, folder: Path, test: list[Any], options: argparse.Namesp
 
 def main() -> None:
     """Train what is missing, measure everything, write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--where")
-    parser.add_argument("--train-rows", type=int)
-    parser.add_argument("--epochs", default="finetune=3,soft_prune=1,hard_prune=1,distill_exits=2")
-    parser.add_argument("--runs", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__, epochs="finetune=3,soft_prune=1,hard_prune=1,distill_exits=2")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    options.runs = options.runs or Path("runs") / options.name
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     # Only train is cut by --where: the official test split stays whole.
     test = load_data(options.data, split="test").splits["test"]
     rows: list[dict[str, Any]] = []
@@ -149,6 +136,29 @@ def main() -> None:
             "rows": rows,
         }
         write_results(report, markdown_table(rows))
+
+
+def arguments(about: str | None, *, epochs: str) -> argparse.ArgumentParser:
+    """What every program that trains several variants asks for."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--where")
+    parser.add_argument("--train-rows", type=int)
+    parser.add_argument("--epochs", default=epochs)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line's options; this process uses their threads from here on."""
+    options = parser.parse_args()
+    options.runs = options.runs or Path("runs") / options.name
+    torch.set_num_threads(options.threads)
+    return options
 
 
 def provenance(script: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -97,7 +97,10 @@ def __getattr__(name: str) -> Any:
             try:
                 return getattr(importlib.import_module(f"magic_pyramid.{module}"), name)
             except ModuleNotFoundError as error:
-                raise MissingExtraError.of(name, library=str(error.name), extra="train") from error
+                missing = MissingExtraError.for_import(name, error)
+                if missing is None:
+                    raise
+                raise missing from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -33,6 +33,10 @@ class CheckpointError(MagicPyramidError):
     http_status = 503
 
 
+OF_TRAIN = ("accelerate", "datasets", "huggingface_hub", "matplotlib", "torch", "transformers")
+"""Libraries that the extra named train installs."""
+
+
 class MissingExtraError(MagicPyramidError, ImportError):
     """An optional library is not installed."""
 
@@ -43,6 +47,13 @@ class MissingExtraError(MagicPyramidError, ImportError):
     def of(cls, feature: str, *, library: str, extra: str) -> "MissingExtraError":
         """Name the feature, the library it needs, and the line that installs it."""
         return cls(f"{feature} needs {library}: pip install 'magic-pyramid[{extra}]'")
+
+    @classmethod
+    def for_import(cls, feature: str, error: ModuleNotFoundError) -> "MissingExtraError | None":
+        """What to say of an import that failed; None: no extra has the module, so it is another error."""
+        if error.name not in OF_TRAIN:
+            return None
+        return cls.of(feature, library=error.name, extra="train")
 
 
 class OverloadedError(MagicPyramidError):

@@ -49,7 +49,7 @@ class Speed(CurvePoint):
     exit_counts: tuple[int, ...]
     """Texts by the layer that answered."""
     kept_counts: tuple[int, ...]
-    """Texts by the tokens alive at the end, in the bins of ``drift.KEPT_EDGES``."""
+    """Texts by the tokens alive at the end, in the bins of ``flow.KEPT_EDGES``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

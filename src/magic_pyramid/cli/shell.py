@@ -22,7 +22,6 @@ CLOSED_PIPE = 141
 
 TRACEBACK = "--traceback"
 
-_OF_TRAIN = ("accelerate", "datasets", "huggingface_hub", "matplotlib", "torch", "transformers")
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -70,13 +69,12 @@ def _run(argv: list[str]) -> int:
 
 def _failed(error: Exception) -> int:
     """Say what went wrong in the words its kind deserves."""
+    if isinstance(error, ModuleNotFoundError):
+        error = MissingExtraError.for_import("this command", error) or error
     if isinstance(error, MagicPyramidError):
         return _end(f"error: {error}", error.exit_code)
     if isinstance(error, _UsageError):
         return _end(f"error: {_usage_message(error)}", USAGE)
-    if isinstance(error, ModuleNotFoundError) and error.name in _OF_TRAIN:
-        missing = MissingExtraError.of("this command", library=error.name, extra="train")
-        return _end(f"error: {missing}", missing.exit_code)
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return _end(f"error: {name}{error.strerror}", UNEXPECTED)
