@@ -319,7 +319,12 @@ def test_rows_flow_from_standard_input_to_standard_output(model):
 
 
 def test_a_row_is_answered_at_once_and_ctrl_c_ends_the_wait_for_the_next(model):
-    with process("predict", model, "--chunk-rows", "1", stdin=subprocess.PIPE) as child:
+    def heed_ctrl_c():
+        # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    options = {"stdin": subprocess.PIPE, "preexec_fn": heed_ctrl_c}
+    with process("predict", model, "--chunk-rows", "1", **options) as child:
         child.stdin.write(b'{"text": "a lovely film"}\n')
         child.stdin.flush()
         assert json.loads(child.stdout.readline())["label"] in CONFIG.labels
