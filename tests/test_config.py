@@ -262,3 +262,11 @@ def test_an_impossible_training_is_refused(settings, message):
 def test_a_stage_that_is_not_named_runs_for_no_epoch():
     train = TrainConfig(epochs={"finetune": 2})
     assert [train.epochs_of(stage) for stage in STAGE_NAMES] == [2.0, 0.0, 0.0, 0.0]
+
+
+def test_patience_is_another_way_to_set_the_threshold():
+    assert ExitConfig(criterion="patience", patience=4) == ExitConfig(criterion="patience", threshold=0.25)
+    assert ExitConfig(criterion="patience", patience=4, threshold=None).threshold is None
+    assert ExitConfig(patience=4) == ExitConfig()
+    stored = ExitConfig(criterion="patience", patience=4).to_dict()
+    assert (stored["threshold"], stored["patience"]) == (0.25, None)

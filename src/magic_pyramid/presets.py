@@ -129,5 +129,5 @@ def apply_preset(config: ModelConfig, chosen: Preset) -> ModelConfig:
     """The model config with the method's pruning and exits in place of its own."""
     exits = chosen.exit
     if exits is not None and config.problem_type == "regression":
-        exits = exits.replace(criterion="patience")
+        exits = exits.replace(criterion="patience", patience=3)
     return config.replace(prune=chosen.prune, exit=exits, final_head=chosen.final_head)
