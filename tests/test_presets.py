@@ -18,15 +18,19 @@ def test_every_method_is_there():
         "ltp": (True, False, "cls"),
         "fastbert": (False, True, "fastbert"),
         "magic_pyramid": (True, True, "cls"),
+        "deebert": (False, True, "cls"),
+        "pabee": (False, True, "cls"),
+        "truncated": (False, False, "cls"),
+        "distilbert": (False, False, "cls"),
         "pyramid": (True, True, "cls"),
         "top": (True, False, "cls"),
     }
 
 
-def test_presets_that_learn_towards_a_budget_have_recipes_of_their_own():
-    recipes = {name: preset.recipe for name, preset in PRESETS.items()}
-    assert (recipes.pop("pyramid"), recipes.pop("top")) == ("joint", "top")
-    assert set(recipes.values()) == {"default"}
+def test_presets_that_train_in_their_own_way_have_recipes_of_their_own():
+    recipes = {name: preset.recipe for name, preset in PRESETS.items() if preset.recipe != "default"}
+    own = ("deebert", "pabee", "truncated", "distilbert", "top")
+    assert recipes == {"pyramid": "joint", **{name: name for name in own}}
     assert all(find_recipe(preset.recipe) for preset in PRESETS.values())
     assert RECIPES["joint"].target_speedup is not None
 

@@ -45,7 +45,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9], ids=["in the stage", "between stages"])
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", SEVERAL.epochs)
 def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     tmp_path, uninterrupted, stage, checkpoint_seconds
 ):
@@ -61,7 +61,7 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     report = train_toy(model, tmp_path, config=SEVERAL, resume=True, on_event=events.append)
     assert_same_weights(weights(model), uninterrupted[0])
     skipped = [event.stage for event in events if event.kind == "stage_skipped"]
-    assert skipped == list(STAGE_NAMES[: STAGE_NAMES.index(stage)])
+    assert skipped == list(SEVERAL.epochs)[: list(SEVERAL.epochs).index(stage)]
     first = next(event for event in events if event.kind == "stage_started")
     assert (first.stage, first.step) == (stage, 2 if checkpoint_seconds == 0 else 0)
     for ours, whole in zip(report.stages, uninterrupted[1].stages, strict=True):

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import TrainEvent, TrainReport, train
 from magic_pyramid.training.processes import Processes, uses_cpu
+from magic_pyramid.training.student import meet_by_depth
 
 LONGEST_BY_DEFAULT = 256
 """Where no `max_length` is given, texts are cut here at the latest."""
@@ -74,16 +75,21 @@ def fit(
     changes = {"max_length": _default_length(lengths, limit=limit), **(model_changes or {})}
     fresh = _model_config(loaded.model.config, encoder, data, dropout=config.dropout)
     model_config = _changed(apply_preset(fresh, chosen), changes)
-    config = _enough_steps(config, lengths.clip(max=model_config.max_length))
+    lengths = lengths.clip(max=model_config.max_length)
+    config = meet_by_depth(_enough_steps(config, lengths), model_config, lengths)
     started = datetime.now(UTC)
-    new = with_config(loaded.model, model_config, seed=config.seed).model
+    reconfigured = with_config(loaded.model, model_config, seed=config.seed)
+    _check_teacher(config, reconfigured.fresh)
+    new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
         device=device,
     )  # fmt: skip
     if not Processes.join(use_cpu=uses_cpu(device)).is_main:
         return {}
+    earlier = loaded.info.get("provenance") or {}
     provenance = {
+        **_cut_from(earlier.get("base_layers", model_config.backbone.num_hidden_layers), new.config),
         "command": command,
         "preset": preset,
         "base_model": Path(model).name,
@@ -92,6 +98,21 @@ def fit(
     }
     classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
+
+
+def _check_teacher(config: TrainConfig, fresh: Sequence[str]) -> None:
+    """Raise ConfigError where a student would learn from a model that does not know the task."""
+    learns = config.epochs_of("distill_student") > 0 and config.distill_weight > 0
+    if learns and not config.epochs_of("finetune") and any(name.startswith("final_head.") for name in fresh):
+        raise ConfigError(
+            "distill_student learns from the fine-tuned model, but finetune has 0 epochs and the model given "
+            "has no classifier for these labels; give a fine-tuned model, or finetune some epochs"
+        )
+
+
+def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:
+    """What a student's folder says about the depth of the encoder it is a part of."""
+    return {"base_layers": base_layers} if base_layers > model.backbone.num_hidden_layers else {}
 
 
 def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) -> dict[str, Any]:

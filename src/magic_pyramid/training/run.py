@@ -20,7 +20,7 @@ from magic_pyramid.training.budget import budget_of, check_budget, meet_budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
-from magic_pyramid.training.stages import Stage, stages_of
+from magic_pyramid.training.stages import Stage, check_student, stages_of
 from magic_pyramid.training.teacher import Teacher
 from magic_pyramid.training.validation import Validation, ask_teacher
 from magic_pyramid.training.workspace import Workspace
@@ -65,6 +65,8 @@ def train(
     train_split = data.splits["train"]
     encoded = encoder.encode([example.inputs for example in train_split], max_length=model.config.max_length)
     check_budget(model.config, config, np.asarray(encoded.lengths))
+    stages = stages_of(model.config, config)
+    check_student(config, stages)
     plan = _plan(model, config, data, encoded)
     workspace = Workspace.open(output, plan=plan, resume=resume, processes=processes)
     run = _Run(
@@ -76,7 +78,7 @@ def train(
         on_event=on_event or _ignore,
         checkpoint_seconds=checkpoint_seconds,
     )
-    return TrainReport(stages=tuple(run.stage(stage) for stage in stages_of(model.config, config)))
+    return TrainReport(stages=tuple(run.stage(stage) for stage in stages))
 
 
 class _Run:
@@ -99,13 +101,15 @@ class _Run:
     def stage(self, stage: Stage) -> StageReport:
         """Run a stage, or take over what an earlier run of it left."""
         report = self.workspace.finished(stage.name)
+        if report is None and stage.asks_teacher and self.rows.teacher is None:
+            self.rows.teacher = self._teacher()
+        if stage.layers is not None:
+            self.model.keep_layers(stage.layers)
         if report is not None:
             self.model.load_state_dict(self.workspace.weights(stage.name))
             if self.workspace.processes.is_main:
                 self.on_event(TrainEvent(kind="stage_skipped", stage=stage.name, num_epochs=stage.epochs))
             return report
-        if stage.asks_teacher and self.rows.teacher is None:
-            self.rows.teacher = self._teacher()
         report = self._train(stage)
         self.workspace.finish(report, self.model.state_dict())
         return report
@@ -156,12 +160,13 @@ class _Run:
         )
 
     def _teacher(self) -> Teacher:
-        """The fine-tuned model's answers on the train rows, computed once."""
+        """The fine-tuned model's answers on the train rows, computed once; it may have come fine-tuned."""
         cached = self.workspace.cached("teacher")
         if cached is not None:
             return Teacher(**cached)
         now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.workspace.weights("finetune"))
+        if self.config.epochs_of("finetune") > 0:
+            self.model.load_state_dict(self.workspace.weights("finetune"))
         teacher = ask_teacher(
             self.model,
             self.rows.encoded,
