@@ -25,6 +25,8 @@ from magic_pyramid.training.student import meet_by_depth
 
 LONGEST_BY_DEFAULT = 256
 """Where no `max_length` is given, texts are cut here at the latest."""
+AGREEMENT_SHARE = 0.05
+"""Two numbers agree that differ by at most this share of the range of the train labels (regression)."""
 COVERED_SHARE = 0.98
 """Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
 
@@ -72,9 +74,10 @@ def fit(
     encoder = TextEncoder.from_pretrained(loaded.folder)
     limit = min(LONGEST_BY_DEFAULT, loaded.model.config.backbone.max_length)
     lengths = _lengths(loaded.model.config, encoder, data)
-    changes = {"max_length": _default_length(lengths, limit=limit), **(model_changes or {})}
     fresh = _model_config(loaded.model.config, encoder, data, dropout=config.dropout)
-    model_config = _changed(apply_preset(fresh, chosen), changes)
+    as_preset = apply_preset(fresh, chosen)
+    changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
+    model_config = _changed(as_preset, {**changes, **(model_changes or {})})
     lengths = lengths.clip(max=model_config.max_length)
     config = meet_by_depth(_enough_steps(config, lengths), model_config, lengths)
     started = datetime.now(UTC)
@@ -202,6 +205,14 @@ def _lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int
 
 def _default_length(lengths: Int64[np.ndarray, " rows"], *, limit: int) -> int:
     return min(limit, max(16, int(np.ceil(np.quantile(lengths, COVERED_SHARE) / 8)) * 8))
+
+
+def _tolerance(config: ModelConfig, data: LabelledData) -> dict[str, float]:
+    """How near two numbers must be to agree, where heads that agree let a text leave."""
+    if config.exit is None or config.problem_type != "regression":
+        return {}
+    numbers = [float(example.label) for example in data.splits["train"]]  # type: ignore[arg-type]
+    return {"exit.patience_tolerance": AGREEMENT_SHARE * (max(numbers) - min(numbers))}
 
 
 def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:

@@ -90,7 +90,8 @@ class ExitConfig(Config):
     patience: int | None = None
     """Heads in a row that must agree (criterion `patience`): another way to set `threshold` to 1 / this."""
     patience_tolerance: float = 0.05
-    """Regression: two layers agree when their outputs differ by at most this (criterion `patience`)."""
+    """Regression: two heads agree when their outputs differ by at most this (criterion `patience`); `train`
+    takes a twentieth of the range of the train labels."""
     kl: Literal["forward", "reverse"] = "forward"
     """Direction of the self-distillation loss: KL(teacher, exit), or, as the papers print it, its reverse."""
 
