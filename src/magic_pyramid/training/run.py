@@ -1,6 +1,5 @@
 """Run all stages in order, and go on where an earlier run was interrupted."""
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from magic_pyramid.config import STAGE_NAMES, TrainConfig
 from magic_pyramid.data import LabelledData
@@ -26,7 +24,7 @@ from magic_pyramid.training.sharing import SharedStages, groups_read, key_of, le
 from magic_pyramid.training.stages import Stage, stages_of
 from magic_pyramid.training.teacher import Teacher
 from magic_pyramid.training.validation import Validation, ask_teacher
-from magic_pyramid.training.workspace import Workspace
+from magic_pyramid.training.workspace import Workspace, digest_of
 
 CHECKPOINT_SECONDS = 120.0
 """Time between two checkpoints of a running stage."""
@@ -143,8 +141,8 @@ class _Run:
         facts = {
             **stage_facts(stage, self.model.config, self.config),
             "rows": self.rows_key,
-            "weights": {group: _digest(*self.model.parameter_group(group)) for group in groups_read(stage)},
-            "teacher": teacher and _digest(*teacher.tensors().values()),
+            "weights": {group: digest_of(*self.model.parameter_group(group)) for group in groups_read(stage)},
+            "teacher": teacher and digest_of(*teacher.tensors().values()),
         }
         return key_of(facts)
 
@@ -240,16 +238,9 @@ def _plan(
         "model": model.config.to_dict(),
         "train": config.to_dict(),
         "data": {name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)},
-        "tokens": _digest(torch.tensor([token for ids in encoded.token_ids for token in ids])),
-        "encoder weights": _digest(*model.parameter_group("backbone")),
+        "tokens": digest_of(torch.tensor([token for ids in encoded.token_ids for token in ids])),
+        "encoder weights": digest_of(*model.parameter_group("backbone")),
     }
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _ignore(event: TrainEvent) -> None:
