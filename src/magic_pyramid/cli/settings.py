@@ -4,11 +4,11 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from magic_pyramid.config import (
+    PRUNE_KINDS,
     STAGE_NAMES,
-    AnyPruneConfig,
     Config,
     ExitConfig,
     ModelConfig,
@@ -19,13 +19,8 @@ from magic_pyramid.errors import ConfigError, nearest
 from magic_pyramid.presets import Preset, find_preset, find_recipe
 
 _MODEL_FIELDS = ("max_length", "final_head")
-_PARTS: dict[str, tuple[type[Config], ...]] = {
-    "prune": get_args(AnyPruneConfig),
-    "exit": (ExitConfig,),
-    "train": (TrainConfig,),
-    "model": (ModelConfig,),
-}
-"""The configs whose fields a part may have."""
+_PARTS = ("prune", "exit", "train", "model")
+"""What `--set` names a field of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +36,8 @@ def settable_fields() -> dict[str, str]:
     """Every key that `--set` takes, with its description."""
     return {
         f"{part}.{name}": doc
-        for part, configs in _PARTS.items()
-        for config in reversed(configs)
+        for part in _PARTS
+        for config in reversed(_configs_of(part))
         for name, doc in field_docs(cast("Any", config)).items()
         if name != "kind" and (part != "model" or name in _MODEL_FIELDS)
     }
@@ -121,6 +116,17 @@ def read_epochs(text: str | None) -> dict[str, float]:
     return found
 
 
+def _configs_of(part: str) -> tuple[type[Config], ...]:
+    """The configs whose fields a part may have."""
+    configs: dict[str, tuple[type[Config], ...]] = {
+        "prune": tuple(PRUNE_KINDS.values()),
+        "exit": (ExitConfig,),
+        "train": (TrainConfig,),
+        "model": (ModelConfig,),
+    }
+    return configs[part]
+
+
 def _check_keys(values: Mapping[str, Any]) -> None:
     known = settable_fields()
     for key in values:
@@ -142,7 +148,7 @@ def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> Non
 
     if not isinstance(fields["train"].get("epochs", {}), Mapping):
         raise ConfigError('--set train.epochs wants an object such as {"finetune": 3}; or use --epochs')
-    configs = {part: configs[0] for part, configs in _PARTS.items()}
+    configs = {part: _configs_of(part)[0] for part in _PARTS}
     if chosen.prune is not None:
         configs["prune"] = type(chosen.prune)
     hints = {part: typing.get_type_hints(config) for part, config in configs.items()}
