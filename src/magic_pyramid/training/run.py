@@ -16,7 +16,7 @@ from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
-from magic_pyramid.training.budget import budget_of, check_budget, meet_budget
+from magic_pyramid.training.budget import budget_of, check_budget, meet_beforehand, meet_budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
@@ -68,7 +68,9 @@ def train(
     _check(config, data, processes)
     train_split = data.splits["train"]
     encoded = encoder.encode([example.inputs for example in train_split], max_length=model.config.max_length)
-    check_budget(model.config, config, np.asarray(encoded.lengths))
+    lengths = np.asarray(encoded.lengths)
+    check_budget(model.config, config, lengths)
+    meet_beforehand(model, config, lengths)
     stages = stages_of(model.config, config)
     check_student(config, stages)
     plan = _plan(model, config, data, encoded)
