@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_pyramid.config import STAGE_NAMES, ExitConfig
+from magic_pyramid.config import ExitConfig
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.training import TrainEvent
 from training_toy import BACKBONE, FAST, PYRAMID, toy_data, toy_model, train_toy, weights
@@ -177,7 +177,7 @@ def test_a_stage_leaves_only_its_result_behind(tmp_path):
     found = {
         path.relative_to(tmp_path / ".training").as_posix() for path in tmp_path.rglob("*") if path.is_file()
     }
-    expected = {f"{stage}/{name}" for stage in STAGE_NAMES for name in ("metrics.json", "model.safetensors")}
+    expected = {f"{stage}/{name}" for stage in FAST.epochs for name in ("metrics.json", "model.safetensors")}
     assert found == {"plan.json", "teacher.safetensors", *expected}
 
 
@@ -241,7 +241,7 @@ def test_other_problems_run_all_stages(tmp_path, problem_type):
     exits = ExitConfig(head_size=8, criterion="patience" if problem_type == "regression" else "entropy")
     config = PYRAMID.replace(labels=labels, problem_type=problem_type, exit=exits)
     report = train_toy(toy_model(config), tmp_path, data=data)
-    assert [stage.name for stage in report.stages] == list(STAGE_NAMES)
+    assert [stage.name for stage in report.stages] == list(FAST.epochs)
     assert all(0 <= stage.kept["score"] <= 1 or problem_type == "regression" for stage in report.stages)
 
 
