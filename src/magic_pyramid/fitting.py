@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,47 @@ COVERED_SHARE = 0.98
 """Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitPlan:
+    """What will be trained, and how."""
+
+    model: ModelConfig
+    train: TrainConfig
+    lengths: Int64[np.ndarray, " rows"]
+    """Tokens of each train text, as far as the model reads it."""
+
+
+def plan_fit(
+    base: ModelConfig,
+    encoder: TextEncoder,
+    data: LabelledData,
+    *,
+    preset: str = "magic_pyramid",
+    config: TrainConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+    lengths: Int64[np.ndarray, " rows"] | None = None,
+) -> FitPlan:
+    """What ``fit`` would train from an encoder of this config; ``lengths`` are ``train_lengths``, if known.
+
+    Raises:
+        ConfigError: a setting is unknown or impossible.
+        InputError: there are no training rows.
+    """
+    chosen = find_preset(preset)
+    if not data.splits.get("train"):
+        raise InputError(f"{data.name} has no training rows; give a train split")
+    config = config or find_recipe(chosen.recipe)
+    if lengths is None:
+        lengths = train_lengths(base, encoder, data)
+    limit = min(LONGEST_BY_DEFAULT, base.backbone.max_length)
+    as_preset = apply_preset(_model_config(base, encoder, data, dropout=config.dropout), chosen)
+    changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
+    model = _changed(as_preset, {**changes, **(model_changes or {})})
+    read = lengths.clip(max=model.max_length)
+    train = meet_by_depth(_enough_steps(config, read), model, read)
+    return FitPlan(model=model, train=train, lengths=read)
+
+
 def fit(
     *,
     model: str,
@@ -43,6 +85,7 @@ def fit(
     on_event: Callable[[TrainEvent], None] | None = None,
     command: str = "",
     device: str | None = None,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
     """Train a classifier and save it, calibrated and with its model card, in ``output``.
 
@@ -60,39 +103,33 @@ def fit(
         on_event: called as training goes.
         command: what the user typed, for the model card.
         device: "cpu", or None for the best there is.
+        shared: folder of stages that several trainings have in common; each is trained once.
 
     Raises:
         ConfigError: a setting is unknown, impossible, or not what the interrupted run had.
         InputError: the data does not fit.
         CheckpointError: the encoder cannot be loaded.
     """
-    chosen = find_preset(preset)
-    if not data.splits.get("train"):
-        raise InputError(f"{data.name} has no training rows; give a train split")
-    config = config or find_recipe(chosen.recipe)
+    config = config or find_recipe(find_preset(preset).recipe)
     loaded = load_model(model, seed=config.seed)
     encoder = TextEncoder.from_pretrained(loaded.folder)
-    limit = min(LONGEST_BY_DEFAULT, loaded.model.config.backbone.max_length)
-    lengths = _lengths(loaded.model.config, encoder, data)
-    fresh = _model_config(loaded.model.config, encoder, data, dropout=config.dropout)
-    as_preset = apply_preset(fresh, chosen)
-    changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
-    model_config = _changed(as_preset, {**changes, **(model_changes or {})})
-    lengths = lengths.clip(max=model_config.max_length)
-    config = meet_by_depth(_enough_steps(config, lengths), model_config, lengths)
+    plan = plan_fit(
+        loaded.model.config, encoder, data, preset=preset, config=config, model_changes=model_changes
+    )
+    config = plan.train
     started = datetime.now(UTC)
-    reconfigured = with_config(loaded.model, model_config, seed=config.seed)
+    reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
     _check_teacher(config, reconfigured.fresh)
     new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
-        device=device,
+        device=device, shared=shared,
     )  # fmt: skip
     if not Processes.join(use_cpu=uses_cpu(device)).is_main:
         return {}
     earlier = loaded.info.get("provenance") or {}
     provenance = {
-        **_cut_from(earlier.get("base_layers", model_config.backbone.num_hidden_layers), new.config),
+        **_cut_from(earlier.get("base_layers", plan.model.backbone.num_hidden_layers), new.config),
         "command": command,
         "preset": preset,
         "base_model": Path(model).name,
@@ -197,7 +234,7 @@ def _model_config(
     )
 
 
-def _lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int64[np.ndarray, " rows"]:
+def train_lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int64[np.ndarray, " rows"]:
     """Tokens of each train text, as far as the backbone can read."""
     texts = [example.inputs for example in data.splits["train"]]
     return np.asarray(encoder.encode(texts, max_length=base.backbone.max_length).lengths)

@@ -5,10 +5,12 @@ from typing import Literal
 
 from magic_pyramid.config import (
     AnyPruneConfig,
+    CascadeConfig,
     ExitConfig,
     ModelConfig,
     PruneConfig,
     RankBinsConfig,
+    RankCountsConfig,
     TrainConfig,
 )
 from magic_pyramid.errors import ConfigError, nearest
@@ -61,6 +63,21 @@ PRESETS: dict[str, Preset] = {
         summary="learned shares of ranked tokens under a FLOPs constraint (KDD 2023; --target-speedup)",
         prune=RankBinsConfig(),
         recipe="top",
+    ),
+    "power_bert": Preset(
+        summary="learned counts of the most significant tokens (ICML 2020)",
+        prune=RankCountsConfig(),
+        recipe="power_bert",
+    ),
+    "spatten": Preset(
+        summary="a schedule of tokens and heads, ranked over all layers so far (HPCA 2021)",
+        prune=CascadeConfig(),
+        recipe="scheduled",
+    ),
+    "ltp_topk": Preset(
+        summary="a schedule of tokens, ranked layer by layer: the top-k baseline of LTP (KDD 2022)",
+        prune=CascadeConfig(accumulate=False, final_head_ratio=1.0),
+        recipe="scheduled",
     ),
 }
 
@@ -115,6 +132,12 @@ RECIPES: dict[str, TrainConfig] = {
     "pabee": TrainConfig(epochs={"finetune": 3.0}, exit_weights="depth_of_all"),
     "truncated": TrainConfig(epochs={"finetune": 3.0}, student_keeps="first"),
     "distilbert": TrainConfig(epochs={"finetune": 3.0, "distill_student": 3.0}, student_keeps="alternate"),
+    "power_bert": TrainConfig(
+        epochs={"finetune": 3.0, "soft_prune": 3.0, "hard_prune": 2.0},
+        learning_rate_thresholds=1e-2,
+        budget_exact=True,
+    ),
+    "scheduled": TrainConfig(epochs={"finetune": 3.0, "hard_prune": 2.0}),
     "paper": PAPER,
     "paper-ag_news": _paper(3, 1, 2, 2, batch=64),
     "paper-yelp_polarity": _paper(3, 1, 2, 2, batch=64),

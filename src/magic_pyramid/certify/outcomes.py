@@ -75,20 +75,24 @@ class Outcomes:
         return np.asarray(self.flops[rows, places] + asked[rows, places])
 
 
-def outcomes_of(config: ModelConfig, answers: AllAnswers, wanted: Answers) -> Outcomes:
+def outcomes_of(
+    config: ModelConfig, answers: AllAnswers, wanted: Answers, *, prune_scale: float = 1.0
+) -> Outcomes:
     """Read what all heads said at one prune scale.
 
     Args:
         config: the model.
         answers: of its heads.
         wanted: the right answers, or those of the dense model.
+        prune_scale: the scale.
     """
     last, cost = config.backbone.num_hidden_layers - 1, CostModel(config)
     heads = (*config.exit_layers, last)
     count = len(answers.num_tokens)
 
     def flops(layer: int, tested: tuple[int, ...]) -> np.ndarray:
-        return cost.flops(answers.num_tokens, np.full(count, layer), tested_layers=tested)
+        exit_layer = np.full(count, layer)
+        return cost.flops(answers.num_tokens, exit_layer, tested_layers=tested, prune_scale=prune_scale)
 
     layers = np.stack([flops(layer, ()) for layer in heads], axis=1)
     asked = [flops(layer, (layer,)) - layers[:, place] for place, layer in enumerate(config.exit_layers)]

@@ -88,7 +88,8 @@ class Stage(Config):
 
 def stages_of(model: ModelConfig, train: TrainConfig) -> tuple[Stage, ...]:
     """The stages that this model needs, in order; a stage of 0 epochs is left out."""
-    pruning = (_soft_prune(model, train), _hard_prune(model, train)) if model.prune else ()
+    soft = (_soft_prune(model, train),) if model.prune and model.prune.softens else ()
+    pruning = (*soft, _hard_prune(model, train)) if model.prune else ()
     exits = (_distill_exits(model, train),) if model.exit_layers else ()
     student = (_distill_student(model, train),) if train.student_keeps != "all" else ()
     rows = (_finetune(model, train), *pruning, *exits, *student)

@@ -111,7 +111,8 @@ class Validation:
         num_tokens = np.concatenate(
             [np.asarray(self.encoded.lengths)[:, None], answers.num_tokens.numpy()], axis=1
         )
-        speedup = projected_speedup(config, num_tokens)
+        scale = None if stage.validation_masking == "hard" else 0.0
+        speedup = projected_speedup(config, num_tokens, prune_scale=scale)
         return {
             "score": score,
             "budget_miss": stage.budget_miss(speedup),
@@ -124,7 +125,7 @@ class Validation:
             "quality": final_quality,
             "exit_quality": exit_quality,
             "kept_tokens": answers.num_tokens.double().mean(0).tolist(),
-            "gflops": projected_gflops(config, num_tokens),
+            "gflops": projected_gflops(config, num_tokens, prune_scale=scale),
             "speedup": speedup,
         }
 

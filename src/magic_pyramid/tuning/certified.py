@@ -99,7 +99,10 @@ def certify_folder(
     _check_labels(dense_right, config)
     certificate = certify(
         config,
-        {scale: outcomes_of(config, answers, wanted) for scale, answers in answered.items()},
+        {
+            scale: outcomes_of(config, answers, wanted, prune_scale=scale)
+            for scale, answers in answered.items()
+        },
         dense_right,
         goal,
         latency=_latency(classifier, encoded.select(search.tolist()[:TIMED_TEXTS])),
