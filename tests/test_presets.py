@@ -18,6 +18,10 @@ def test_every_method_is_there():
         "ltp": (True, False, "cls"),
         "fastbert": (False, True, "fastbert"),
         "magic_pyramid": (True, True, "cls"),
+        "deebert": (False, True, "cls"),
+        "pabee": (False, True, "cls"),
+        "truncated": (False, False, "cls"),
+        "distilbert": (False, False, "cls"),
         "pyramid": (True, True, "cls"),
         "top": (True, False, "cls"),
         "power_bert": (True, False, "cls"),
@@ -30,8 +34,7 @@ def test_presets_have_recipes_that_fit_what_they_learn():
     recipes = {name: preset.recipe for name, preset in PRESETS.items() if preset.recipe != "default"}
     assert recipes == {
         "pyramid": "joint",
-        "top": "top",
-        "power_bert": "power_bert",
+        **{name: name for name in ("deebert", "pabee", "truncated", "distilbert", "top", "power_bert")},
         "spatten": "scheduled",
         "ltp_topk": "scheduled",
     }

@@ -229,6 +229,7 @@ class Classifier(Predictor):
             settings=settings,
             batch_size=batch_size,
             repeats=repeats,
+            base_layers=(self.info.get("provenance") or {}).get("base_layers"),
         )
 
     def calibrate(self, examples: Sequence[Example], *, max_drop: float) -> Calibration:

@@ -5,7 +5,7 @@ A forward pass is ``begin`` and then one step per layer. The step is chosen by t
 ``hard`` really removes tokens. The engine drives the same steps and also removes finished sequences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -269,6 +269,14 @@ class PyramidModel(nn.Module):
         self.config = config
         if self.pruner is not None and config.prune is not None:
             self.pruner.configure(config.prune)
+
+    def keep_layers(self, layers: Sequence[int]) -> None:
+        """Drop all other encoder layers for good; the model has no pruner and no exit heads."""
+        assert self.pruner is None
+        assert not self.exit_heads
+        self.layers = nn.ModuleList(self.block(layer) for layer in layers)
+        backbone = self.config.backbone.replace(num_hidden_layers=len(layers))
+        self.config = self.config.replace(backbone=backbone)
 
     def block(self, layer: int) -> Block:
         """The encoder layer at a 0-based index."""

@@ -31,8 +31,9 @@ def thresholds_of(config: ModelConfig) -> tuple[float | None, ...]:
     """What may be tried of a model, safest first."""
     if config.exit is None:
         return (None,)
-    # Patience counts layers; a threshold only switches it on.
-    return (None, 0.0) if config.exit.criterion == "patience" else (None, *EXIT_THRESHOLDS)
+    if config.exit.criterion == "patience":
+        return (None, *(1.0 / patience for patience in range(len(config.exit_layers), 0, -1)))
+    return (None, *EXIT_THRESHOLDS)
 
 
 def sweep(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 
 from magic_pyramid.config import ModelConfig, ProblemType
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.array_rule import ArrayExitRule, uncertainty
+from magic_pyramid.engine.array_rule import ArrayExitRule
 from magic_pyramid.engine.interface import AllAnswers
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.metrics import Label
@@ -136,19 +136,9 @@ def wanted_answers(labels: Sequence[Label], config: ModelConfig) -> Answers:
 
 
 def _unsure(config: ModelConfig, answers: AllAnswers) -> np.ndarray:
-    """Uncertainties; with patience 0 where a head lets a text go, and 1 elsewhere."""
-    exits, count = config.exit, len(answers.num_tokens)
-    if exits is None or not config.exit_layers:
-        return np.zeros((count, 0), dtype=np.float32)
-    if exits.criterion != "patience":
-        columns = [
-            uncertainty(answers.logits[layer], problem_type=config.problem_type, criterion=exits.criterion)
-            for layer in config.exit_layers
-        ]
-        return np.stack(columns, axis=1)
-    rule = ArrayExitRule(config, 0.0)
-    state, columns = rule.start(count), []
-    for layer in config.exit_layers:
-        leaves, state = rule.test(answers.logits[layer], state, layer=layer)
-        columns.append((~leaves).astype(np.float32))
-    return np.stack(columns, axis=1)
+    count, rule = len(answers.num_tokens), ArrayExitRule(config, 0.0)
+    state = rule.start(count)
+    unsure = np.zeros((count, len(config.exit_layers)), dtype=np.float32)
+    for column, layer in enumerate(config.exit_layers):
+        unsure[:, column], state = rule.measure(answers.logits[layer], state)
+    return unsure

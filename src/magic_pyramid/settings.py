@@ -1,4 +1,4 @@
-"""Training settings from the command line: a recipe, what overrides it, and the fields of the model."""
+"""Training settings by name: a recipe, what overrides it, and the fields of the model."""
 
 import json
 import typing
@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from magic_pyramid.config import (
     PRUNE_KINDS,
-    STAGE_NAMES,
     Config,
     ExitConfig,
     ModelConfig,
@@ -25,7 +24,7 @@ _PARTS = ("prune", "exit", "train", "model")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What `train` was asked for, checked."""
+    """What a training was asked for, checked."""
 
     config: TrainConfig
     model_changes: dict[str, Any]
@@ -33,7 +32,7 @@ class TrainSettings:
 
 
 def settable_fields() -> dict[str, str]:
-    """Every key that `--set` takes, with its description."""
+    """Every setting that has a name, with its description."""
     return {
         f"{part}.{name}": doc
         for part in _PARTS
@@ -43,22 +42,22 @@ def settable_fields() -> dict[str, str]:
     }
 
 
-def read_settings(
+def train_settings(
     *,
     preset: str,
-    recipe: str | None,
-    assignments: Mapping[str, str],
-    epochs: str | None,
-    max_length: int | None,
-    train_options: Mapping[str, Any],
+    recipe: str | None = None,
+    values: Mapping[str, Any],
+    epochs: Mapping[str, float] | None = None,
+    max_length: int | None = None,
+    train_options: Mapping[str, Any] | None = None,
 ) -> TrainSettings:
-    """Put a recipe and everything that overrides it together; an option counts more than ``--set``.
+    """Put a recipe and everything that overrides it together; what has an argument counts more than a value.
 
     Args:
         preset: name of the method.
         recipe: name of the training settings to begin with; None: the preset's own.
-        assignments: texts of ``--set``, by key.
-        epochs: text of ``--epochs``; the stages it does not name keep the recipe's epochs.
+        values: other settings, by the names of ``settable_fields``.
+        epochs: by stage; the stages it does not name keep the recipe's epochs.
         max_length: longest input in tokens; None leaves it to ``fit``.
         train_options: fields of the training config; those that are None are left out.
 
@@ -67,17 +66,16 @@ def read_settings(
     """
     chosen = find_preset(preset)
     base = find_recipe(chosen.recipe if recipe is None else recipe)
-    values = {key: read_value(text) for key, text in assignments.items()}
     _check_keys(values)
     fields = {part: _fields_of(part, values) for part in _PARTS}
     _check_types(chosen, fields)
     _check_parts(chosen, fields, preset)
-    given = {name: value for name, value in train_options.items() if value is not None}
+    given = {name: value for name, value in (train_options or {}).items() if value is not None}
     changes = {**fields["train"], **given}
-    if epochs is not None:
+    if epochs:
         # Whoever says how many epochs means just as many.
         changes.setdefault("min_steps", 0)
-    changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **read_epochs(epochs)}
+    changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **(epochs or {})}
     model_changes = {key: value for key, value in values.items() if key.startswith(("prune.", "exit."))}
     model_changes |= fields["model"]
     if max_length is not None:
@@ -94,26 +92,6 @@ def read_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def read_epochs(text: str | None) -> dict[str, float]:
-    """Epochs by stage from ``finetune=3,soft_prune=1``.
-
-    Raises:
-        ConfigError: a stage is unknown or a value is no number.
-    """
-    found: dict[str, float] = {}
-    for part in text.split(",") if text else []:
-        stage, separator, value = (piece.strip() for piece in part.partition("="))
-        if not separator:
-            raise ConfigError(f"--epochs is {text!r}; write it as finetune=3,soft_prune=1")
-        if stage not in STAGE_NAMES:
-            raise ConfigError(f"--epochs names the stage {stage!r}; {nearest(stage, STAGE_NAMES)}")
-        try:
-            found[stage] = float(value)
-        except ValueError:
-            raise ConfigError(f"--epochs gives {stage} {value!r} epochs; give a number") from None
-    return found
 
 
 def _configs_of(part: str) -> tuple[type[Config], ...]:
@@ -133,7 +111,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
         if key not in known:
             part = key.partition(".")[0]
             near = [name for name in known if name.startswith(f"{part}.")] or list(known)
-            raise ConfigError(f"--set knows no {key!r}; {nearest(key, near)}")
+            raise ConfigError(f"there is no setting {key!r}; {nearest(key, near)}")
 
 
 def _fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +125,7 @@ def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> Non
     from magic_pyramid.checkpoint.typed import type_problems
 
     if not isinstance(fields["train"].get("epochs", {}), Mapping):
-        raise ConfigError('--set train.epochs wants an object such as {"finetune": 3}; or use --epochs')
+        raise ConfigError('train.epochs must be an object, such as {"finetune": 3}')
     configs = {part: _configs_of(part)[0] for part in _PARTS}
     if chosen.prune is not None:
         configs["prune"] = type(chosen.prune)
@@ -160,7 +138,7 @@ def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> Non
         for problem in type_problems(hints[part][name], value, f"{part}.{name}")
     ]
     if problems:
-        raise ConfigError(f"--set: {'; '.join(problems)}")
+        raise ConfigError("; ".join(problems))
 
 
 def _check_parts(chosen: Preset, fields: Mapping[str, Mapping[str, Any]], preset: str) -> None:
@@ -168,7 +146,7 @@ def _check_parts(chosen: Preset, fields: Mapping[str, Mapping[str, Any]], preset
         if fields[part] and config is None:
             name = next(iter(fields[part]))
             raise ConfigError(
-                f"--set {part}.{name} does nothing: the preset {preset} has no {part}; choose magic_pyramid "
+                f"{part}.{name} does nothing: the preset {preset} has no {part}; choose magic_pyramid "
                 "or another preset that has it"
             )
         if config is not None:
