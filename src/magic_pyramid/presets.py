@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
         recipe="top",
     ),
     "power_bert": Preset(
-        summary="learned counts of the most significant tokens (ICML 2020)",
+        summary="learned counts of the most significant tokens (ICML 2020; --target-speedup)",
         prune=RankCountsConfig(),
         recipe="power_bert",
     ),
@@ -135,6 +135,7 @@ RECIPES: dict[str, TrainConfig] = {
     "power_bert": TrainConfig(
         epochs={"finetune": 3.0, "soft_prune": 3.0, "hard_prune": 2.0},
         learning_rate_thresholds=1e-2,
+        target_speedup=2.0,
         budget_exact=True,
     ),
     "scheduled": TrainConfig(epochs={"finetune": 3.0, "hard_prune": 2.0}),

@@ -13,7 +13,10 @@ SCHEDULED = ("--epochs", "finetune=1,hard_prune=1", "--set", "prune.whole_layers
 FAST_SHARES = ("--set", "train.learning_rate_thresholds=1.0", "--set", "train.learning_rate_budget=1.0")
 METHODS = {
     "top": ("rank_bins", (*SOFT, *FAST_SHARES, "--target-speedup", "1.3", "--set", "prune.layers=[0,1]")),
-    "power_bert": ("rank_counts", (*SOFT, "--set", "train.learning_rate_thresholds=0.2")),
+    "power_bert": (
+        "rank_counts",
+        (*SOFT, "--set", "train.learning_rate_thresholds=0.2", "--target-speedup", "1.3"),
+    ),
     "spatten": ("cascade", SCHEDULED),
     "ltp_topk": ("cascade", (*SCHEDULED, "--target-speedup", "1.4")),
 }

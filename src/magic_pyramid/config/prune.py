@@ -208,9 +208,9 @@ class RankCountsConfig(AnyPruneConfig):
 
     kind: Literal["rank_counts"] = "rank_counts"
     """What a config folder calls this way to prune."""
-    penalty: float = 1e-3
-    """Weight in the loss of the sum, over ranks and layers, of a rank's share times its layer's number
-    counted from one (lambda; paper: 1e-4 to 7e-3)."""
+    penalty: float = 1e-4
+    """Weight in the loss, where no speed-up is asked for, of the sum over ranks and layers of a rank's share
+    times its layer's number counted from one (lambda; paper: 1e-4 to 7e-3)."""
     scale: float = 1.0
     """Run-time strength, >= 0: counts are divided by it, so 0 removes nothing."""
 
