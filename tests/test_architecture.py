@@ -11,9 +11,9 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 ROWS = (
     ("errors",),
-    ("activations", "config", "native", "saved_tokenizer"),
+    ("activations", "config", "native", "saved_tokenizer", "spans"),
     ("packing", "linear", "tokenization", "data", "backbones", "metrics", "exit_thresholds", "folder_info"),
-    ("layers", "pruning", "exiting", "cost", "planning"),
+    ("layers", "pruning", "exiting", "cost", "planning", "labelled_rows"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),
     ("certify",),

@@ -47,6 +47,10 @@ class EncoderState:
     """Attention mass each token received in the layer just run, where that layer computed it."""
     kept: Bool[Tensor, " arrived"] | None = None
     """Which of the tokens that arrived at the layer just run were kept; None when nothing was removed."""
+    inputs: PackedBatch | None = None
+    """The batch before any token was removed, where the final head reads all of them; None where it does not."""
+    left: Float[Tensor, "inputs hidden"] | None = None
+    """The state in which each token of ``inputs`` was left, if it was; None until one was."""
 
     def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> "EncoderState":
         """Drop finished sequences."""
@@ -63,8 +67,8 @@ class EncoderState:
 class ModelOutput:
     """What one forward pass over all layers gives."""
 
-    logits: Float[Tensor, "seqs labels"]
-    """Answer of the final head."""
+    logits: Float[Tensor, "seqs *answer"]
+    """Answer of the final head, of ``ModelConfig.logits_shape``."""
     exit_logits: dict[int, Float[Tensor, "seqs labels"]]
     """Answer of each exit head that was asked, by 0-based layer."""
     num_tokens: Int64[Tensor, "seqs layers"]
@@ -96,7 +100,7 @@ class PyramidModel(nn.Module):
             if config.exit
             else {}
         )
-        self.final_head = build_head(config, config.final_head)
+        self.final_head = build_head(config, config.final_head_kind)
         init_weights(self)
         for head in (self.final_head, *self.exit_heads.values()):
             init_head(head)
@@ -145,7 +149,7 @@ class PyramidModel(nn.Module):
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
-            logits=self.final_head(state.hidden_states, state.batch),
+            logits=self.answer(state),
             exit_logits=exit_logits,
             num_tokens=torch.stack(num_tokens, dim=1),
             penalty=penalty,
@@ -162,7 +166,24 @@ class PyramidModel(nn.Module):
             layout=layout,
             bias=self._bias(batch, layout),
             input_lengths=batch.lengths,
+            inputs=batch if self.reads_all_tokens else None,
         )
+
+    @property
+    def reads_all_tokens(self) -> bool:
+        """Whether the final head reads tokens that were removed, in the state in which they were left."""
+        return self.config.span is not None
+
+    def answer(self, state: EncoderState) -> Float[Tensor, "seqs *answer"]:
+        """Logits of the final head, after the last layer."""
+        batch, hidden = state.batch, state.hidden_states
+        if state.left is not None:
+            assert state.inputs is not None
+            batch = state.inputs
+            is_soft = state.soft_mask is not None
+            hidden = state.left if is_soft else state.left.index_copy(0, _input_rows(state), hidden)
+        logits: Tensor = self.final_head(hidden, batch)
+        return logits
 
     def keep_all(self, state: EncoderState, layer: int) -> EncoderState:
         """One layer of the plain encoder, with fused attention."""
@@ -186,9 +207,16 @@ class PyramidModel(nn.Module):
         soft = self.pruner.soft_mask(layer, attended(state, weights.mass))
         survival = self.pruner.survival(soft, torch.ones_like(soft) if earlier is None else earlier)
         hidden = block.finish(weights.context(), state.hidden_states)
+        left = None
+        if self.reads_all_tokens:
+            left = hidden
+            if state.left is not None and earlier is not None:
+                # What arrived here only in part is read in part as it was left, as where tokens are removed.
+                left = torch.lerp(state.left, hidden, earlier[:, None].to(hidden.dtype))
         return replace(
             state,
             hidden_states=hidden * soft[:, None].to(hidden.dtype),
+            left=left,
             soft_mask=soft,
             survival=survival,
             mass=weights.mass,
@@ -196,6 +224,9 @@ class PyramidModel(nn.Module):
 
     def remove_tokens(self, state: EncoderState, layer: int, *, scale: float | None = None) -> EncoderState:
         """One layer that drops unimportant tokens between attention and what follows it.
+
+        Where the final head reads all tokens, the feed-forward still runs for those dropped here, and what it
+        gives is the state in which they are left.
 
         Args:
             state: what arrives.
@@ -214,7 +245,11 @@ class PyramidModel(nn.Module):
         if len(kept) == state.batch.num_tokens:
             hidden = block.finish(weights.context(), state.hidden_states)
             return replace(state, hidden_states=hidden, mass=weights.mass, kept=None)
-        hidden = block.finish(weights.context_of(kept), state.hidden_states.index_select(0, kept))
+        if self.reads_all_tokens:
+            finished = block.finish(weights.context(), state.hidden_states)
+            state, hidden = _leave(state, finished), finished.index_select(0, kept)
+        else:
+            hidden = block.finish(weights.context_of(kept), state.hidden_states.index_select(0, kept))
         smaller = replace(state, batch=state.batch.take_tokens(kept), hidden_states=hidden)
         return replace(self.regroup(smaller), mass=weights.mass, kept=keep)
 
@@ -264,6 +299,19 @@ def attended(state: EncoderState, mass: Float[Tensor, " tokens"]) -> Attended:
     return Attended(
         batch=state.batch, mass=mass, input_lengths=state.input_lengths, soft_mask=state.soft_mask
     )
+
+
+def _leave(state: EncoderState, hidden: Float[Tensor, "tokens hidden"]) -> EncoderState:
+    """Put down the states of all tokens alive, for those that leave now."""
+    assert state.inputs is not None
+    left = hidden.new_zeros(state.inputs.num_tokens, hidden.shape[1]) if state.left is None else state.left
+    return replace(state, left=left.index_copy(0, _input_rows(state), hidden))
+
+
+def _input_rows(state: EncoderState) -> Int64[Tensor, " tokens"]:
+    """Row of each token alive in the batch before any was removed."""
+    assert state.inputs is not None
+    return state.batch.per_token(state.inputs.first_tokens) + state.batch.position_ids
 
 
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:

@@ -258,7 +258,7 @@ class _Bench:
             self.refused.append({"name": contender.name, "reason": seat.verdict.reason})
             self.say(f"refused {contender.name}: {seat.verdict.reason}")
             return False
-        seat.accuracy = quality(logits, self.labels, config.problem_type)
+        seat.accuracy = quality(logits, self.labels, config)
         receipts = {name: reply[name] for name in ("exit_layer", "num_tokens")}
         seat.gflops = gflops_of(config, contender, self.texts, **receipts)
         return True

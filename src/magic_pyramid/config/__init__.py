@@ -5,6 +5,7 @@ The string under a field is its only description; ``--help``, the docs and the t
 
 from magic_pyramid.config.base import Config, field_docs
 from magic_pyramid.config.model import (
+    SPAN_LABELS,
     BackboneConfig,
     ExitConfig,
     ModelConfig,
@@ -13,6 +14,7 @@ from magic_pyramid.config.model import (
     check_exit_threshold,
 )
 from magic_pyramid.config.prune import AnyPruneConfig, PruneConfig, RankBinsConfig
+from magic_pyramid.config.span import SpanConfig
 from magic_pyramid.config.train import STAGE_NAMES, StageName, TrainConfig
 
 FORMAT_VERSION = 1
@@ -20,6 +22,7 @@ FORMAT_VERSION = 1
 
 __all__ = [
     "FORMAT_VERSION",
+    "SPAN_LABELS",
     "STAGE_NAMES",
     "AnyPruneConfig",
     "BackboneConfig",
@@ -29,6 +32,7 @@ __all__ = [
     "ProblemType",
     "PruneConfig",
     "RankBinsConfig",
+    "SpanConfig",
     "StageName",
     "TrainConfig",
     "check_exit_layers",
