@@ -21,7 +21,7 @@ ROWS = (
     ("predictions", "calibration"),
     ("tracing", "prediction_stream", "predictor"),
     ("classifier",),
-    ("fitting", "drift"),
+    ("fitting", "drift", "question_answering"),
     ("bench", "tuning"),
     ("__init__", "cli"),
     ("__main__",),

@@ -50,7 +50,7 @@ def measured(model, found, labels):
     output = TorchEngine(model).run(ENCODED, setting=setting)
     dense = TorchEngine(model).run(ENCODED, setting=DENSE)
     speedup = flops_of(model.config, dense, DENSE).mean() / flops_of(model.config, output, setting).mean()
-    return quality(output.logits, labels, model.config.problem_type), float(speedup)
+    return quality(output.logits, labels, model.config), float(speedup)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,7 +104,7 @@ def test_patience_is_switched_on_where_it_saves():
     labels = own_labels(model)
     assert calibrated(model, ENCODED, labels, max_drop=100).exit_threshold == 0.0
     impatient = TorchEngine(model).run(ENCODED, setting=Setting(prune_scale=0.0, exit_threshold=0.0))
-    assert quality(impatient.logits, labels, "single_label") < 0.9
+    assert quality(impatient.logits, labels, model.config) < 0.9
     assert calibrated(model, ENCODED, labels, max_drop=0).exit_threshold is None
 
 

@@ -1,4 +1,4 @@
-"""Examples as rows of token ids with what each row is judged by: one row a text, one a window of a context."""
+"""Examples as rows of token ids, each with what it is judged by: a row a text, or a window of a context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -9,8 +9,8 @@ from magic_pyramid.config import ModelConfig, ProblemType
 from magic_pyramid.spans import Reading, Window, exact_match, f1_score, read_question
 
 Label = int | float | tuple[int, ...] | Window
-"""Index of the label, the number of a regression, the indices of all labels that hold, or for spans the window
-with the question's answers."""
+"""Index of the label, the number of a regression, the indices of all labels that hold, or for spans the
+window with the question's answers."""
 
 METRIC_NAMES: dict[ProblemType, str] = {
     "single_label": "accuracy",
@@ -31,9 +31,7 @@ def probabilities(logits: Float[np.ndarray, "rows labels"], problem_type: Proble
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def quality(
-    logits: Float[np.ndarray, "rows *answer"], labels: Sequence[Label], config: ModelConfig
-) -> float:
+def quality(logits: Float[np.ndarray, "rows *answer"], labels: Sequence[Label], config: ModelConfig) -> float:
     """Share of right answers, share of rows with every label right, Pearson's correlation, or mean F1."""
     return _METRICS[config.problem_type](logits, labels, config)
 
@@ -52,7 +50,11 @@ def examples_of(labels: Sequence[Label]) -> Int64[np.ndarray, " rows"]:
 
 
 def read_windows(
-    logits: Float[np.ndarray, "rows 2 places"], windows: Sequence[Window], config: ModelConfig, *, count: int = 1
+    logits: Float[np.ndarray, "rows 2 places"],
+    windows: Sequence[Window],
+    config: ModelConfig,
+    *,
+    count: int = 1,
 ) -> dict[int, Reading]:
     """The best spans of each question, by its number."""
     assert config.span is not None

@@ -48,7 +48,7 @@ class EncoderState:
     kept: Bool[Tensor, " arrived"] | None = None
     """Which of the tokens that arrived at the layer just run were kept; None when nothing was removed."""
     inputs: PackedBatch | None = None
-    """The batch before any token was removed, where the final head reads all of them; None where it does not."""
+    """The batch before any token was removed, where the final head reads all; None where it does not."""
     left: Float[Tensor, "inputs hidden"] | None = None
     """The state in which each token of ``inputs`` was left, if it was; None until one was."""
 

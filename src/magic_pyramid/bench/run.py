@@ -20,7 +20,7 @@ from magic_pyramid.bench.turns import LATENCY, Task, Timings, in_turns
 from magic_pyramid.bench.verdict import Verdict, judge
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.data import Example
-from magic_pyramid.engine.interface import DENSE, default_setting, layers_tested
+from magic_pyramid.engine.interface import DENSE, check_classifies, default_setting, layers_tested
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.fitting import commit, machine
@@ -101,6 +101,7 @@ def run_bench(
             f"{len(examples) - len(labels)} of {len(examples)} examples have no label; label them"
         )
     config = classifier.model.config
+    check_classifies(config, what="bench")
     if too_long := [length for length in options.lengths if length > config.max_length]:
         raise ConfigError(
             f"lengths contains {too_long[0]}; the model takes at most {config.max_length} tokens"

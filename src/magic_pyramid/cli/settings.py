@@ -12,6 +12,7 @@ from magic_pyramid.config import (
     Config,
     ExitConfig,
     ModelConfig,
+    SpanConfig,
     TrainConfig,
     field_docs,
 )
@@ -22,6 +23,7 @@ _MODEL_FIELDS = ("max_length", "final_head")
 _PARTS: dict[str, tuple[type[Config], ...]] = {
     "prune": get_args(AnyPruneConfig),
     "exit": (ExitConfig,),
+    "span": (SpanConfig,),
     "train": (TrainConfig,),
     "model": (ModelConfig,),
 }
@@ -83,7 +85,9 @@ def read_settings(
         # Whoever says how many epochs means just as many.
         changes.setdefault("min_steps", 0)
     changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **read_epochs(epochs)}
-    model_changes = {key: value for key, value in values.items() if key.startswith(("prune.", "exit."))}
+    model_changes = {
+        key: value for key, value in values.items() if key.startswith(("prune.", "exit.", "span."))
+    }
     model_changes |= fields["model"]
     if max_length is not None:
         model_changes["max_length"] = max_length

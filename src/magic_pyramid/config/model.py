@@ -188,17 +188,19 @@ class ModelConfig(Config):
     def _check_span(self) -> None:
         if (self.problem_type == "span") != (self.span is not None):
             raise ConfigError(
-                f"model.problem_type is {self.problem_type!r} and model.span is {self.span!r}; the problem type "
-                "'span' needs it, and no other has it"
+                f"model.problem_type is {self.problem_type!r} and model.span is {self.span!r}; the problem "
+                "type 'span' needs it, and no other has it"
             )
         if self.span is None:
             return
         if self.labels != SPAN_LABELS:
-            raise ConfigError(f"model.labels is {self.labels!r}; for the problem type 'span' it is {SPAN_LABELS}")
+            raise ConfigError(
+                f"model.labels is {self.labels!r}; for the problem type 'span' it is {SPAN_LABELS}"
+            )
         if self.exit is not None:
             raise ConfigError(
-                "model.exit is set, but a model that answers questions runs every layer; use a preset without "
-                "exits, such as ltp, top or bert"
+                "model.exit is set, but a model that answers questions runs every layer; use a preset "
+                "without exits, such as ltp, top or bert"
             )
 
     @property

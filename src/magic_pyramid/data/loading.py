@@ -89,9 +89,10 @@ def load_data(
     A file is the train split, or the one that ``split`` names. Of a folder or a hub dataset, ``split`` gives
     one split alone. Where there is no test split, ``test_share`` of train is taken out of it, always the same
     rows; where there is no validation split, ``validation_share`` of train is held out, the same rows for the
-    same seed; then ``train_rows`` of what stays are drawn. Questions are held out by article (`title`). ``where`` keeps the rows whose column
-    has the value; a split in which no row has the column is left whole. ``labels`` gives the label names of a
-    model in their order; otherwise they are those of labels.json, of the dataset, or of train.
+    same seed; then ``train_rows`` of what stays are drawn. Questions are held out by article (`title`).
+    ``where`` keeps the rows whose column has the value; a split in which no row has the column is left whole.
+    ``labels`` gives the label names of a model in their order; otherwise they are those of labels.json, of
+    the dataset, or of train.
     A validation or test split without any label is left out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Records of a file, one after the other: CSV, TSV, JSON and its lines, plain text, Parquet, each also gzipped."""
+"""Records of a file, one by one: CSV, TSV, JSON and its lines, plain text, Parquet, each also gzipped."""
 
 import csv
 import gzip

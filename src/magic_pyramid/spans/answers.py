@@ -19,7 +19,7 @@ class Answer(NamedTuple):
 
 
 def exact_match(given: str, answers: Iterable[str]) -> float:
-    """1 where the answer equals one of the right ones, normalised; no right answer stands for an empty one."""
+    """1 where the answer equals a right one, both normalised; without a right one the empty one is right."""
     return max(float(normalised(given) == right) for right in _right(answers))
 
 

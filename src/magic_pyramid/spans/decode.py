@@ -9,7 +9,7 @@ from jaxtyping import Float
 from magic_pyramid.spans.windows import Window
 
 _MARGIN = 2
-"""So many times the spans wanted are taken of each window, as two may differ in a token of white space only."""
+"""So many times the spans wanted are taken of a window, as two may differ in a token of white space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

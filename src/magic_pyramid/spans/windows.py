@@ -29,7 +29,7 @@ class Window:
 
     @property
     def target(self) -> tuple[int, int]:
-        """Places of the first and last token of the first right answer; ``NO_ANSWER`` where it is not here."""
+        """Places of the first right answer's first and last token; ``NO_ANSWER`` where it is not here."""
         if not self.answers:
             return NO_ANSWER
         found = tokens_of(self.answers[0], self.offsets)

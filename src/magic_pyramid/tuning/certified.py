@@ -29,7 +29,7 @@ from magic_pyramid.classifier import Classifier, EngineName
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example, row_fingerprints
 from magic_pyramid.engine.exported import exported_for
-from magic_pyramid.engine.interface import AllAnswers, Setting, default_setting
+from magic_pyramid.engine.interface import AllAnswers, Setting, check_classifies, default_setting
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.metrics import Label
@@ -119,6 +119,7 @@ def certify_folder(
 
 
 def _check_model(config: ModelConfig) -> None:
+    check_classifies(config, what="calibrate")
     if config.problem_type == "regression":
         answers_of(np.zeros((1, 1), np.float32), config.problem_type)
     if not config.prune and not config.exit_layers:
