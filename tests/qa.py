@@ -27,8 +27,12 @@ CONTEXT = "the plot is dull and the actor was not good but the scene is very lon
 FILM = "a  quiet lovely film, that never stays"
 EXAMPLES = (
     Example(text="was the actor good", text_pair=CONTEXT, label=(Answer("not good", 35),), group="plot"),
-    Example(text="the scene", text_pair=CONTEXT, label=(Answer("very long and very loud", 61),), group="plot"),
-    Example(text="a film", text_pair=FILM, label=(Answer("quiet lovely", 3), Answer("lovely", 9)), group="film"),
+    Example(
+        text="the scene", text_pair=CONTEXT, label=(Answer("very long and very loud", 61),), group="plot"
+    ),
+    Example(
+        text="a film", text_pair=FILM, label=(Answer("quiet lovely", 3), Answer("lovely", 9)), group="film"
+    ),
     Example(text="the actor", text_pair=FILM, label=(), group="film"),
 )
 PRUNE = PruneConfig(final_threshold=0.05)

@@ -75,7 +75,9 @@ def test_every_token_of_a_context_is_in_a_window_and_neighbours_share_the_stride
 
 
 def test_a_long_question_leaves_half_of_the_window():
-    _, (window, *_) = windows_of([("is the film not very very very very bad", "a film")], max_question_length=99)
+    _, (window, *_) = windows_of(
+        [("is the film not very very very very bad", "a film")], max_question_length=99
+    )
     # 16 places less [CLS] and two [SEP]: 13, of which the question gets 6.
     assert window.first == 8
 
@@ -112,8 +114,12 @@ def test_offsets_lead_back_to_the_characters(context, kind):
 def _trained(kind):
     """Tokenizers of three families, of single characters mostly, so that all offsets are exercised."""
     if kind == "bert":
-        pieces = sorted({piece for char in "abcdefghijklmnoprstuvwy.,:日本中国🙂" for piece in (char, f"##{char}")})
-        backend = Tokenizer(models.WordPiece({p: i for i, p in enumerate([*tiny.SPECIAL, *pieces])}, unk_token="[UNK]"))
+        pieces = sorted(
+            {piece for char in "abcdefghijklmnoprstuvwy.,:日本中国🙂" for piece in (char, f"##{char}")}
+        )
+        backend = Tokenizer(
+            models.WordPiece({p: i for i, p in enumerate([*tiny.SPECIAL, *pieces])}, unk_token="[UNK]")
+        )
         backend.normalizer = normalizers.BertNormalizer(lowercase=True)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     elif kind == "roberta":
@@ -121,7 +127,12 @@ def _trained(kind):
         backend = Tokenizer(models.BPE({p: i for i, p in enumerate([*tiny.SPECIAL, *pieces])}, []))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
-        pieces = [("<unk>", 0.0), ("▁", -2.0), *((f"▁{c}", -3.0) for c in "abcdeilnotu"), *((c, -4.0) for c in "abcdefghiklmnoprstuvxy.,:")]
+        pieces = [
+            ("<unk>", 0.0),
+            ("▁", -2.0),
+            *((f"▁{c}", -3.0) for c in "abcdeilnotu"),
+            *((c, -4.0) for c in "abcdefghiklmnoprstuvxy.,:"),
+        ]
         backend = Tokenizer(models.Unigram([*((s, 0.0) for s in tiny.SPECIAL), *pieces], unk_id=1))
         backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("\t", " ")])
         backend.pre_tokenizer = pre_tokenizers.Metaspace()

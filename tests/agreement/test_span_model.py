@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from test_huggingface import DISTILBERT_SHAPE, SHAPE, ragged_inputs
 
 import qa
 import tiny
@@ -20,7 +21,6 @@ from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.exiting.heads import NOWHERE
 from magic_pyramid.packing import pack, pack_sequences
 from oracle_pruning import RULES, Layer
-from test_huggingface import DISTILBERT_SHAPE, SHAPE, ragged_inputs
 
 LENGTHS = (9, 2, 14, 9, 1, 5)
 TOLERANCE = 1e-4
@@ -122,9 +122,7 @@ def test_removal_gives_survivors_what_masking_gives_them(name):
                 alive[alive.nonzero().flatten()[~state.kept]] = False
             assert int(alive.sum()) == state.batch.num_tokens <= before.batch.num_tokens
         torch.testing.assert_close(state.hidden_states, hidden[alive], atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(
-            model.answer(state), model.final_head(hidden, batch), atol=1e-3, rtol=1e-3
-        )
+        torch.testing.assert_close(model.answer(state), model.final_head(hidden, batch), atol=1e-3, rtol=1e-3)
 
 
 def test_some_tokens_are_removed_at_each_depth_and_what_they_say_is_read():

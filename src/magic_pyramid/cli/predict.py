@@ -297,8 +297,8 @@ def stream_answers(
                 say(f"{count:,} rows are in {job.target}; --resume goes on from there")
             raise
     if isinstance(writer, TableRows) and writer.left_out:
-        names = ", ".join(sorted(writer.left_out))
-        say(f"left out, because the first row does not have them: columns {names}")
+        left_out = ", ".join(sorted(writer.left_out))
+        say(f"left out, because the first row does not have them: columns {left_out}")
     say(_summary(totals, done.num_bad, seconds=time.perf_counter() - started_s, config=config))
     return totals.num_bad + done.num_bad
 

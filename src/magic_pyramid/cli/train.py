@@ -190,7 +190,12 @@ def data_line(data: LabelledData) -> str:
     """What will be trained on, in one line."""
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
     held_out = " (validation held out of train)" if data.held_out else ""
-    return f"{data.name}: {counts}{held_out}; {len(data.labels)} labels, {data.problem_type}"
+    task = (
+        "question answering"
+        if data.problem_type == "span"
+        else f"{len(data.labels)} labels, {data.problem_type}"
+    )
+    return f"{data.name}: {counts}{held_out}; {task}"
 
 
 def _progress(is_main: bool) -> AbstractContextManager[Any]:

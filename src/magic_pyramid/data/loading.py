@@ -254,6 +254,11 @@ def _label_table(
     if problem_type is None and kind == "regression" and file_names is not None:
         kind = "single_label"
     if kind == "span":
+        if columns.text_pair is None:
+            raise InputError(
+                f"{source.name}: answers stand in a context, and no column is known to hold it; name it with "
+                "--text-pair-column NAME, or columns=Columns(text_pair=NAME)"
+            )
         return LabelTable(kind, SPAN_LABELS, None)
     if kind == "regression":
         if names is not None and len(names) != 1:
@@ -304,8 +309,9 @@ def _add_example(
         example = read_example(record, columns)
     except InputError as error:
         problems.append(str(error))
+    context = None if example is None else example.text_pair
     try:
-        label = table.read(read_label(record, columns), context=example and example.text_pair)
+        label = table.read(read_label(record, columns), context=context)
     except InputError as error:
         problems.append(str(error))
     if example is not None and not problems:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors.torch import save_file
@@ -142,7 +142,7 @@ def _labels(examples: Sequence[Example], config: ModelConfig) -> list[Label]:
             f"every calibration row has the label {name!r}, so they are not like what the model will see; "
             "give rows of all classes, in their usual proportion"
         )
-    return labels
+    return cast("list[Label]", labels)
 
 
 def _check_labels(dense_right: np.ndarray, config: ModelConfig) -> None:
