@@ -56,3 +56,30 @@ def test_large_logits_do_not_overflow(problem_type):
 
 def test_every_problem_has_a_name_for_its_number():
     assert set(METRIC_NAMES) == {"single_label", "multi_label", "regression", "span"}
+
+
+def test_spearman_is_the_correlation_of_ranks():
+    answers = np.array([[1.0], [2.0], [30.0], [4.0]], dtype=np.float32)
+    assert further_metrics(answers, [0.1, 0.2, 5.0, 0.4], tiny.REGRESSION) == {"spearman": pytest.approx(1.0)}
+    # Ranks 1, 2, 4, 3 against 4, 3, 1, 2.
+    assert further_metrics(answers, [9.0, 8.0, 1.0, 2.0], tiny.REGRESSION)["spearman"] == pytest.approx(-1.0)
+
+
+def test_equal_numbers_share_their_mean_rank():
+    answers = np.array([[1.0], [1.0], [2.0]], dtype=np.float32)
+    # Ranks 1.5, 1.5, 3 against 1, 2, 3: covariance 1.5, deviations sqrt(1.5) and sqrt(2).
+    expected = 1.5 / np.sqrt(1.5 * 2.0)
+    assert further_metrics(answers, [1.0, 2.0, 3.0], tiny.REGRESSION)["spearman"] == pytest.approx(expected)
+    assert further_metrics(answers, [1.0, 1.0, 1.0], tiny.REGRESSION)["spearman"] == 0.0
+
+
+def test_micro_f1_counts_pairs_of_a_row_and_a_label():
+    # Given (0), (1, 2), (1, 2); right are three of five given and of four wanted.
+    assert further_metrics(LOGITS, [(0,), (1, 0), (1,)], tiny.MULTI_LABEL) == {
+        "micro_f1": pytest.approx(2 * 3 / (5 + 4))
+    }
+    assert further_metrics(-np.ones((1, 3), dtype=np.float32), [()], tiny.MULTI_LABEL) == {"micro_f1": 1.0}
+
+
+def test_single_labels_have_nothing_further():
+    assert further_metrics(LOGITS, [0, 1, 1], tiny.CONFIG) == {}

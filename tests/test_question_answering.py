@@ -43,7 +43,10 @@ def test_the_receipt_adds_up_the_windows(answering):
     assert found["num_tokens"] == sorted(found["num_tokens"], reverse=True)
     dense = answering(question=QUESTION, context=qa.CONTEXT, prune_scale=0.0)
     assert dense["num_tokens"] == [dense["num_tokens"][0]] * 4
-    assert dense["gflops"] == CostModel(answering.config).dense_flops(np.array([dense["num_tokens"][0]]))[0] / 1e9
+    assert (
+        dense["gflops"]
+        == CostModel(answering.config).dense_flops(np.array([dense["num_tokens"][0]]))[0] / 1e9
+    )
     assert found["gflops"] < dense["gflops"]
 
 
