@@ -3,7 +3,14 @@
 from typing import Any
 
 import tiny
-from magic_pyramid.config import SPAN_LABELS, ModelConfig, PruneConfig, RankBinsConfig, SpanConfig
+from magic_pyramid.config import (
+    SPAN_LABELS,
+    CascadeConfig,
+    ModelConfig,
+    RankBinsConfig,
+    RankCountsConfig,
+    SpanConfig,
+)
 from magic_pyramid.data import Example
 from magic_pyramid.question_answering import QuestionAnswering
 from magic_pyramid.spans import Answer
@@ -20,6 +27,10 @@ CASES = {
     "all but the first token die": tiny.changed(CONFIG, prune={"manual_thresholds": (1.0, 1.0, 1.0)}),
     "only the last layer prunes": tiny.changed(CONFIG, prune={"manual_thresholds": (0.0, 0.0, 0.2)}),
     "shares of ranked tokens": CONFIG.replace(prune=RankBinsConfig(layers=(0, 1), num_bins=5)),
+    "shares by schedule": CONFIG.replace(
+        prune=CascadeConfig(final_keep_ratio=0.2, whole_layers=0, final_head_ratio=1.0)
+    ),
+    "counts": CONFIG.replace(prune=RankCountsConfig()),
     "no pruner": CONFIG.replace(prune=None),
     **{name: CONFIG.replace(backbone=backbone) for name, backbone in tiny.FAMILIES.items()},
 }
@@ -35,7 +46,6 @@ EXAMPLES = (
     ),
     Example(text="the actor", text_pair=FILM, label=(), group="film"),
 )
-PRUNE = PruneConfig(final_threshold=0.05)
 
 
 def build(config: ModelConfig = CONFIG, *, seed: int = 3) -> Any:
@@ -43,6 +53,9 @@ def build(config: ModelConfig = CONFIG, *, seed: int = 3) -> Any:
     if isinstance(config.prune, RankBinsConfig):
         model.pruner.coarse.data.fill_(4.0)
         model.pruner.fine.data[:, -2:] = -4.0
+    if isinstance(config.prune, RankCountsConfig):
+        for layer, count in enumerate((8, 5, 3)):
+            model.pruner.shares.data[layer, count:] = 0.0
     return model
 
 

@@ -5,26 +5,23 @@ from magic_pyramid.cli.options import (
     choose_device,
     knobs,
     read_batch_size,
+    read_epochs,
     read_exit_threshold,
     read_labels,
     read_pairs,
 )
 from magic_pyramid.cli.output import plain
-from magic_pyramid.cli.settings import read_epochs, read_settings, read_value, settable_fields
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.presets import find_recipe
+from magic_pyramid.settings import read_value, settable_fields, train_settings
 
 
-def settings(**changes):
-    asked = {
-        "preset": "magic_pyramid",
-        "recipe": "default",
-        "assignments": {},
-        "epochs": None,
-        "max_length": None,
-        "train_options": {},
-    }
-    return read_settings(**{**asked, **changes})
+def settings(*, assignments=None, epochs=None, **changes):
+    return train_settings(
+        **{"preset": "magic_pyramid", "recipe": "default", **changes},
+        values={key: read_value(text) for key, text in (assignments or {}).items()},
+        epochs=read_epochs(epochs),
+    )
 
 
 def test_nothing_asked_is_the_recipe():
@@ -77,12 +74,12 @@ def test_epochs_change_the_stages_that_they_name_and_are_exact():
         ({"recipe": "papr"}, "did you mean 'paper'"),
         ({"assignments": {"prune.temprature": "1"}}, "did you mean 'prune.temperature'"),
         ({"assignments": {"purne.scale": "1"}}, "did you mean 'prune.scale'"),
-        ({"assignments": {"model.backbone": "1"}}, "no 'model.backbone'; did you mean 'model.max_length'"),
+        ({"assignments": {"model.backbone": "1"}}, "no setting 'model.backbone'; did you mean 'model.max"),
         ({"assignments": {"prune.temperature": "warm"}}, "prune.temperature is 'warm'; it must be a number"),
         ({"assignments": {"prune.temperature": "7"}}, r"must lie in \[1e-08, 1.0\]"),
         ({"assignments": {"exit.head": "clss"}}, "did you mean 'cls'"),
         ({"assignments": {"exit.head_size": "big"}}, "exit.head_size is 'big'; it must be a whole number"),
-        ({"assignments": {"train.epochs": "3"}}, "--set train.epochs wants an object"),
+        ({"assignments": {"train.epochs": "3"}}, "train.epochs must be an object"),
         ({"preset": "bert", "assignments": {"prune.scale": "1"}}, "the preset bert has no prune"),
         ({"preset": "ltp", "assignments": {"exit.head": "cls"}}, "the preset ltp has no exit"),
         ({"epochs": "3"}, "write it as finetune=3,soft_prune=1"),

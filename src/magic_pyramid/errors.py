@@ -33,7 +33,9 @@ class CheckpointError(MagicPyramidError):
     http_status = 503
 
 
-OF_TRAIN = ("accelerate", "datasets", "huggingface_hub", "matplotlib", "torch", "transformers")
+OF_TRAIN = (
+    *("accelerate", "datasets", "filelock", "huggingface_hub", "matplotlib", "torch", "transformers", "yaml"),
+)
 """Libraries that the extra named train installs."""
 
 

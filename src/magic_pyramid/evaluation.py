@@ -14,10 +14,12 @@ from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting,
 from magic_pyramid.metrics import METRIC_NAMES, Label, examples_of, further_metrics, quality
 from magic_pyramid.tokenization import EncodedTexts
 
-BUCKETS: dict[str, tuple[int, float]] = {"1-35": (1, 35), "36-70": (36, 70), ">70": (71, float("inf"))}
+Buckets = Mapping[str, tuple[int, float]]
+"""Least and most tokens of each group of texts, by its name."""
+BUCKETS: Buckets = {"1-35": (1, 35), "36-70": (36, 70), ">70": (71, float("inf"))}
 """The paper's length buckets (Magic Pyramid, figure 1), in tokens, special tokens included."""
 TIMED_ROWS = 128
-"""Texts whose run is timed; a larger set is sampled evenly over its lengths."""
+"""Texts whose run is timed by default; a larger set is sampled evenly over its lengths."""
 
 
 def evaluate(
@@ -51,8 +53,12 @@ def compare(
     settings: Mapping[str, Setting],
     batch_size: int | None = 32,
     repeats: int = 5,
+    base_layers: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """``evaluate`` for several settings of the same weights, which share the dense run; rows by name."""
+    """``evaluate`` for several settings of the same weights, which share the dense run; rows by name.
+
+    ``base_layers`` is the depth of the encoder that a student was cut from: it is also compared with that.
+    """
     dense = engine.run(encoded, setting=DENSE, batch_size=batch_size)
     seconds = wall_clock(engine, encoded, settings=settings, batch_size=batch_size, repeats=repeats)
     rows = {}
@@ -64,6 +70,7 @@ def compare(
             **receipts.summary(receipts.lengths > 0),
             **further_metrics(ours.logits, labels, config),
             "flops_speedup_padded": receipts.padded_speedup(),
+            **(receipts.whole_encoder(base_layers) if base_layers else {}),
             **seconds[name],
             **_depth_and_width(config, ours),
             "by_length": {
@@ -119,6 +126,15 @@ class _Receipts:
             "flops_speedup": flops_speedup(self.dense_flops[chosen], self.flops[chosen]),
         }
 
+    def whole_encoder(self, num_layers: int) -> dict[str, Any]:
+        """Against a dense model of so many layers and the same width."""
+        backbone = self.config.backbone.replace(num_hidden_layers=num_layers)
+        whole = CostModel(self.config.replace(backbone=backbone))
+        return {
+            "base_layers": num_layers,
+            "flops_speedup_base": flops_speedup(whole.dense_flops(self.ours.num_tokens[:, 0]), self.flops),
+        }
+
     def padded_speedup(self) -> float:
         """Against the dense model with every input padded to ``max_length``, as some papers count."""
         return flops_speedup(self.padded_flops, self.flops)
@@ -148,33 +164,44 @@ def wall_clock(
     settings: Mapping[str, Setting],
     batch_size: int | None,
     repeats: int,
+    baseline: Engine | None = None,
+    rows: int = TIMED_ROWS,
 ) -> dict[str, dict[str, Any]]:
     """Median time of each setting and of the dense run, all taking turns on the same texts.
 
-    At most ``TIMED_ROWS`` texts are timed, at even distances over the lengths. Times are None for 0 repeats.
+    Args:
+        engine: runs the settings.
+        encoded: the texts; at most ``rows`` of them are timed, at even distances over the lengths.
+        settings: by name.
+        batch_size: as ``Engine.run`` takes it.
+        repeats: timed runs of each; with 0 the times are None.
+        baseline: runs the dense model, where that is another one; None: the same weights.
+        rows: most texts that are timed.
     """
-    by_length = np.argsort(np.asarray(encoded.lengths), kind="stable")
-    count = min(len(by_length), TIMED_ROWS)
-    even = np.linspace(0, len(by_length) - 1, count).round().astype(int)
-    sample = encoded.select(by_length[even].tolist())
-    turns = [DENSE, *dict.fromkeys(setting for setting in settings.values() if setting != DENSE)]
-    seconds: dict[Setting, list[float]] = {setting: [] for setting in turns}
-    for setting in turns if repeats else ():
-        engine.run(sample.select(range(min(count, 8))), setting=setting, batch_size=batch_size)
-    for _ in range(repeats):
-        for setting in turns:
-            started_s = time.perf_counter()
-            engine.run(sample, setting=setting, batch_size=batch_size)
-            seconds[setting].append(time.perf_counter() - started_s)
     if not repeats:
         return {name: {"wall_clock_speedup": None, "timed_examples": 0, "repeats": 0} for name in settings}
-    medians = {setting: median(times) for setting, times in seconds.items()}
+    by_length = np.argsort(np.asarray(encoded.lengths), kind="stable")
+    count = min(len(by_length), rows)
+    even = np.linspace(0, len(by_length) - 1, count).round().astype(int)
+    sample = encoded.select(by_length[even].tolist())
+    dense = ("dense" if baseline else "ours", DENSE)
+    turns = list(dict.fromkeys([dense, *(("ours", setting) for setting in settings.values())]))
+    engines = {"dense": baseline or engine, "ours": engine}
+    seconds: dict[tuple[str, Setting], list[float]] = {turn: [] for turn in turns}
+    for owner, setting in turns:
+        engines[owner].run(sample.select(range(min(count, 8))), setting=setting, batch_size=batch_size)
+    for _ in range(repeats):
+        for owner, setting in turns:
+            started_s = time.perf_counter()
+            engines[owner].run(sample, setting=setting, batch_size=batch_size)
+            seconds[owner, setting].append(time.perf_counter() - started_s)
+    medians = {turn: median(times) for turn, times in seconds.items()}
     return {
         name: {
-            "wall_clock_speedup": medians[DENSE] / medians[setting],
-            "latency_ms": 1000 * medians[setting] / count,
-            "dense_latency_ms": 1000 * medians[DENSE] / count,
-            "throughput": count / medians[setting],
+            "wall_clock_speedup": medians[dense] / medians["ours", setting],
+            "latency_ms": 1000 * medians["ours", setting] / count,
+            "dense_latency_ms": 1000 * medians[dense] / count,
+            "throughput": count / medians["ours", setting],
             "timed_examples": count,
             "repeats": repeats,
         }

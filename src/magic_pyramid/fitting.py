@@ -2,7 +2,8 @@
 
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,59 @@ from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import TrainEvent, TrainReport, train
 from magic_pyramid.training.processes import Processes, uses_cpu
+from magic_pyramid.training.student import meet_by_depth
 
 LONGEST_BY_DEFAULT = 256
 """Where no `max_length` is given, texts are cut here at the latest."""
 LONGEST_WINDOW = 384
 """The same for the windows in which contexts of questions are read."""
+AGREEMENT_SHARE = 0.05
+"""Two numbers agree that differ by at most this share of the range of the train labels (regression)."""
 COVERED_SHARE = 0.98
 """Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
 _PARTS = ("prune", "exit", "span", "backbone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitPlan:
+    """What will be trained, and how."""
+
+    model: ModelConfig
+    train: TrainConfig
+    lengths: Int64[np.ndarray, " rows"]
+    """Tokens of each train text, as far as the model reads it."""
+
+
+def plan_fit(
+    base: ModelConfig,
+    encoder: TextEncoder,
+    data: LabelledData,
+    *,
+    preset: str = "magic_pyramid",
+    config: TrainConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+    lengths: Int64[np.ndarray, " rows"] | None = None,
+) -> FitPlan:
+    """What ``fit`` would train from an encoder of this config; ``lengths`` are ``train_lengths``, if known.
+
+    Raises:
+        ConfigError: a setting is unknown or impossible.
+        InputError: there are no training rows.
+    """
+    chosen = find_preset(preset)
+    if not data.splits.get("train"):
+        raise InputError(f"{data.name} has no training rows; give a train split")
+    config = config or find_recipe(chosen.recipe)
+    if lengths is None:
+        lengths = train_lengths(base, encoder, data)
+    longest = LONGEST_WINDOW if data.problem_type == "span" else LONGEST_BY_DEFAULT
+    limit = min(longest, base.backbone.max_length)
+    as_preset = apply_preset(_model_config(base, encoder, data, dropout=config.dropout), chosen)
+    changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
+    model = _changed(as_preset, {**changes, **(model_changes or {})})
+    read = lengths.clip(max=model.max_length)
+    train = meet_by_depth(_enough_steps(config, read), model, read)
+    return FitPlan(model=model, train=train, lengths=read)
 
 
 def fit(
@@ -43,6 +89,7 @@ def fit(
     on_event: Callable[[TrainEvent], None] | None = None,
     command: str = "",
     device: str | None = None,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
     """Train a classifier and save it, calibrated and with its model card, in ``output``.
 
@@ -60,34 +107,33 @@ def fit(
         on_event: called as training goes.
         command: what the user typed, for the model card.
         device: "cpu", or None for the best there is.
+        shared: folder of stages that several trainings have in common; each is trained once.
 
     Raises:
         ConfigError: a setting is unknown, impossible, or not what the interrupted run had.
         InputError: the data does not fit.
         CheckpointError: the encoder cannot be loaded.
     """
-    chosen = find_preset(preset)
-    if not data.splits.get("train"):
-        raise InputError(f"{data.name} has no training rows; give a train split")
-    config = config or find_recipe(chosen.recipe)
+    config = config or find_recipe(find_preset(preset).recipe)
     loaded = load_model(model, seed=config.seed)
     encoder = TextEncoder.from_pretrained(loaded.folder)
-    longest = LONGEST_WINDOW if data.problem_type == "span" else LONGEST_BY_DEFAULT
-    limit = min(longest, loaded.model.config.backbone.max_length)
-    lengths = _lengths(loaded.model.config, encoder, data)
-    changes = {"max_length": _default_length(lengths, limit=limit), **(model_changes or {})}
-    fresh = _model_config(loaded.model.config, encoder, data, dropout=config.dropout)
-    model_config = _changed(apply_preset(fresh, chosen), changes)
-    config = _enough_steps(config, lengths.clip(max=model_config.max_length))
+    plan = plan_fit(
+        loaded.model.config, encoder, data, preset=preset, config=config, model_changes=model_changes
+    )
+    config = plan.train
     started = datetime.now(UTC)
-    new = with_config(loaded.model, model_config, seed=config.seed).model
+    reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
+    _check_teacher(config, reconfigured.fresh)
+    new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
-        device=device,
+        device=device, shared=shared,
     )  # fmt: skip
     if not Processes.join(use_cpu=uses_cpu(device)).is_main:
         return {}
+    earlier = loaded.info.get("provenance") or {}
     provenance = {
+        **_cut_from(earlier.get("base_layers", plan.model.backbone.num_hidden_layers), new.config),
         "command": command,
         "preset": preset,
         "base_model": Path(model).name,
@@ -96,6 +142,21 @@ def fit(
     }
     classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
+
+
+def _check_teacher(config: TrainConfig, fresh: Sequence[str]) -> None:
+    """Raise ConfigError where a student would learn from a model that does not know the task."""
+    learns = config.epochs_of("distill_student") > 0 and config.distill_weight > 0
+    if learns and not config.epochs_of("finetune") and any(name.startswith("final_head.") for name in fresh):
+        raise ConfigError(
+            "distill_student learns from the fine-tuned model, but finetune has 0 epochs and the model given "
+            "has no classifier for these labels; give a fine-tuned model, or finetune some epochs"
+        )
+
+
+def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:
+    """What a student's folder says about the depth of the encoder it is a part of."""
+    return {"base_layers": base_layers} if base_layers > model.backbone.num_hidden_layers else {}
 
 
 def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) -> dict[str, Any]:
@@ -187,7 +248,7 @@ def _no_answer_threshold(data: LabelledData) -> float | None:
     return None if all(example.label for example in data.splits["train"]) else 0.0
 
 
-def _lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int64[np.ndarray, " rows"]:
+def train_lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int64[np.ndarray, " rows"]:
     """Tokens of each train text, as far as the backbone can read."""
     texts = [example.inputs for example in data.splits["train"]]
     return np.asarray(encoder.encode(texts, max_length=base.backbone.max_length).lengths)
@@ -195,6 +256,14 @@ def _lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int
 
 def _default_length(lengths: Int64[np.ndarray, " rows"], *, limit: int) -> int:
     return min(limit, max(16, int(np.ceil(np.quantile(lengths, COVERED_SHARE) / 8)) * 8))
+
+
+def _tolerance(config: ModelConfig, data: LabelledData) -> dict[str, float]:
+    """How near two numbers must be to agree, where heads that agree let a text leave."""
+    if config.exit is None or config.problem_type != "regression":
+        return {}
+    numbers = [float(example.label) for example in data.splits["train"]]  # type: ignore[arg-type]
+    return {"exit.patience_tolerance": AGREEMENT_SHARE * (max(numbers) - min(numbers))}
 
 
 def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:

@@ -5,7 +5,7 @@ A forward pass is ``begin`` and then one step per layer. The step is chosen by t
 ``hard`` really removes tokens. The engine drives the same steps and also removes finished sequences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.exiting.heads import build_head, init_head
-from magic_pyramid.layers.attention import Bias
+from magic_pyramid.layers.attention import AttentionWeights, Bias
 from magic_pyramid.layers.block import Block
 from magic_pyramid.layers.embeddings import Embeddings, init_weights
 from magic_pyramid.layers.layout import Layout, plan_layout
 from magic_pyramid.layers.relative_bias import RelativeBias
 from magic_pyramid.packing import PackedBatch
 from magic_pyramid.pruning import build_pruner
+from magic_pyramid.pruning.history import History
 from magic_pyramid.pruning.interface import Attended
 
 Masking = Literal["none", "soft", "hard"]
@@ -51,6 +52,17 @@ class EncoderState:
     """The batch before any token was removed, where the final head reads all; None where it does not."""
     left: Float[Tensor, "inputs hidden"] | None = None
     """The state in which each token of ``inputs`` was left, if it was; None until one was."""
+    history: History | None = None
+    """What tokens and heads amounted to so far, for a pruner that looks back; None for others."""
+
+    def take_tokens(self, kept: Int64[Tensor, " kept"]) -> "EncoderState":
+        """Drop the tokens whose packed rows are not named."""
+        return replace(
+            self,
+            batch=self.batch.take_tokens(kept),
+            hidden_states=self.hidden_states.index_select(0, kept),
+            history=self.history and self.history.take_tokens(kept),
+        )
 
     def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> "EncoderState":
         """Drop finished sequences."""
@@ -60,6 +72,7 @@ class EncoderState:
             batch=self.batch.select_sequences(keep),
             hidden_states=self.hidden_states.index_select(0, tokens),
             input_lengths=self.input_lengths[keep],
+            history=self.history and self.history.select_sequences(keep, tokens),
         )
 
 
@@ -143,7 +156,7 @@ class PyramidModel(nn.Module):
                 assert state.mass is not None
                 assert state.survival is not None
                 masses.append(state.mass)
-                penalty = penalty + self.pruner.penalty(state.soft_mask, state.batch)
+                penalty = penalty + self.pruner.penalty(layer, state.soft_mask, state.batch)
                 arrived = expected[-1] if expected else batch.lengths.float()
                 expected.append(self.pruner.expected_tokens(layer, state.survival, batch, arrived))
             if exits and str(layer) in self.exit_heads:
@@ -160,6 +173,8 @@ class PyramidModel(nn.Module):
     def begin(self, batch: PackedBatch) -> EncoderState:
         """The state on entry to the first layer."""
         layout = plan_layout(batch)
+        looks_back = self.pruner is not None and self.pruner.looks_back
+        num_heads = self.config.backbone.num_attention_heads
         return EncoderState(
             batch=batch,
             hidden_states=self.embeddings(batch),
@@ -167,6 +182,7 @@ class PyramidModel(nn.Module):
             bias=self._bias(batch, layout),
             input_lengths=batch.lengths,
             inputs=batch if self.reads_all_tokens else None,
+            history=History.begin(batch, num_heads=num_heads) if looks_back else None,
         )
 
     @property
@@ -202,9 +218,15 @@ class PyramidModel(nn.Module):
         assert self.pruner is not None
         block = self.block(layer)
         earlier = state.survival
-        presence = earlier if self.pruner.fades else None
-        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias, presence)
-        soft = self.pruner.soft_mask(layer, attended(state, weights.mass))
+        weights = block.attention.weigh(
+            state.hidden_states,
+            state.layout,
+            state.bias,
+            earlier if self.pruner.fades else None,
+            with_own_mass=self.pruner.sees_own_mass,
+        )
+        seen = attended(state, weights)
+        soft = self.pruner.soft_mask(layer, seen)
         survival = self.pruner.survival(soft, torch.ones_like(soft) if earlier is None else earlier)
         hidden = block.finish(weights.context(), state.hidden_states)
         left = None
@@ -220,6 +242,7 @@ class PyramidModel(nn.Module):
             soft_mask=soft,
             survival=survival,
             mass=weights.mass,
+            history=seen.history,
         )
 
     def remove_tokens(self, state: EncoderState, layer: int, *, scale: float | None = None) -> EncoderState:
@@ -236,22 +259,40 @@ class PyramidModel(nn.Module):
         if self.pruner is None:
             return self.keep_all(state, layer)
         scale = self.pruner.config.scale if scale is None else scale
-        if not self.pruner.prunes_at(layer, scale=scale):
+        prunes = self.pruner.prunes_at(layer, scale=scale)
+        if not prunes and not (self.pruner.looks_back and scale > 0):
             return self.keep_all(state, layer)
-        block = self.block(layer)
-        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
-        keep = self.pruner.keep_mask(layer, attended(state, weights.mass), scale=scale)
-        kept = keep.nonzero().flatten()
-        if len(kept) == state.batch.num_tokens:
-            hidden = block.finish(weights.context(), state.hidden_states)
-            return replace(state, hidden_states=hidden, mass=weights.mass, kept=None)
-        if self.reads_all_tokens:
-            finished = block.finish(weights.context(), state.hidden_states)
-            state, hidden = _leave(state, finished), finished.index_select(0, kept)
+        weights = self.weigh(state, layer, scale=scale)
+        seen = attended(state, weights)
+        keep = self.pruner.keep_mask(layer, seen, scale=scale) if prunes else None
+        kept = None if keep is None else keep.nonzero().flatten()
+        state = replace(state, history=seen.history)
+        if keep is None or kept is None or len(kept) == state.batch.num_tokens:
+            context, keep = weights.context(), None
+        elif self.reads_all_tokens:
+            whole = weights.context()
+            state = self._leave(state, layer, whole, (~keep).nonzero().flatten())
+            context, state = whole.index_select(0, kept), self.regroup(state.take_tokens(kept))
         else:
-            hidden = block.finish(weights.context_of(kept), state.hidden_states.index_select(0, kept))
-        smaller = replace(state, batch=state.batch.take_tokens(kept), hidden_states=hidden)
-        return replace(self.regroup(smaller), mass=weights.mass, kept=keep)
+            context, state = weights.context_of(kept), self.regroup(state.take_tokens(kept))
+        return replace(
+            state,
+            hidden_states=self.block(layer).finish(context, state.hidden_states),
+            mass=weights.mass,
+            kept=keep,
+            history=state.history and state.history.with_output(context, state.batch),
+        )
+
+    def weigh(self, state: EncoderState, layer: int, *, scale: float) -> AttentionWeights:
+        """Who looks at whom in a layer, by the heads that run at a strength of the pruning."""
+        pruner = self.pruner
+        return self.block(layer).attention.weigh(
+            state.hidden_states,
+            state.layout,
+            state.bias,
+            heads=pruner.heads(layer, state.history, scale=scale) if pruner and scale > 0 else None,
+            with_own_mass=pruner is not None and pruner.sees_own_mass,
+        )
 
     def regroup(self, state: EncoderState) -> EncoderState:
         """Plan attention again after tokens or sequences left."""
@@ -263,6 +304,14 @@ class PyramidModel(nn.Module):
         self.config = config
         if self.pruner is not None and config.prune is not None:
             self.pruner.configure(config.prune)
+
+    def keep_layers(self, layers: Sequence[int]) -> None:
+        """Drop all other encoder layers for good; the model has no pruner and no exit heads."""
+        assert self.pruner is None
+        assert not self.exit_heads
+        self.layers = nn.ModuleList(self.block(layer) for layer in layers)
+        backbone = self.config.backbone.replace(num_hidden_layers=len(layers))
+        self.config = self.config.replace(backbone=backbone)
 
     def block(self, layer: int) -> Block:
         """The encoder layer at a 0-based index."""
@@ -288,24 +337,39 @@ class PyramidModel(nn.Module):
         owned["backbone"] = [p for p in self.parameters() if id(p) not in elsewhere]
         return owned[name]
 
+    def _leave(
+        self,
+        state: EncoderState,
+        layer: int,
+        context: Float[Tensor, "tokens hidden"],
+        removed: Int64[Tensor, " removed"],
+    ) -> EncoderState:
+        """Run a layer to its end for the tokens at these packed rows, and put down what it gives."""
+        assert state.inputs is not None
+        hidden = self.block(layer).finish(
+            context.index_select(0, removed), state.hidden_states.index_select(0, removed)
+        )
+        left = state.left
+        if left is None:
+            left = hidden.new_zeros(state.inputs.num_tokens, hidden.shape[1])
+        return replace(state, left=left.index_copy(0, _input_rows(state)[removed], hidden))
+
     def _bias(self, batch: PackedBatch, layout: Layout) -> Bias | None:
         if not self.config.backbone.relative_attention_num_buckets:
             return None
         return self.relative_bias.for_layout(batch, layout)
 
 
-def attended(state: EncoderState, mass: Float[Tensor, " tokens"]) -> Attended:
+def attended(state: EncoderState, weights: AttentionWeights) -> Attended:
     """What a pruner sees of a layer at which this state arrived."""
     return Attended(
-        batch=state.batch, mass=mass, input_lengths=state.input_lengths, soft_mask=state.soft_mask
+        batch=state.batch,
+        mass=weights.mass,
+        input_lengths=state.input_lengths,
+        soft_mask=state.soft_mask,
+        own_mass=weights.own_mass,
+        history=state.history and state.history.with_mass(weights.mass),
     )
-
-
-def _leave(state: EncoderState, hidden: Float[Tensor, "tokens hidden"]) -> EncoderState:
-    """Put down the states of all tokens alive, for those that leave now."""
-    assert state.inputs is not None
-    left = hidden.new_zeros(state.inputs.num_tokens, hidden.shape[1]) if state.left is None else state.left
-    return replace(state, left=left.index_copy(0, _input_rows(state), hidden))
 
 
 def _input_rows(state: EncoderState) -> Int64[Tensor, " tokens"]:

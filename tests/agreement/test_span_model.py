@@ -40,18 +40,21 @@ def reference(model, token_ids, *, scale=1.0):
     """Give start and end logits of every token, and the positions alive after each layer."""
     config, count = model.config, len(token_ids)
     states = list(model.begin(pack_sequences([token_ids])).hidden_states)
-    alive, history = list(range(count)), []
+    alive, history, received = list(range(count)), [], [0.0] * count
     for index in range(len(model.layers)):
         block = model.block(index)
         # A sequence of the tokens alive alone, at their own positions.
         batch = pack_sequences([[token_ids[position] for position in alive]])
         batch = type(batch)(**{**vars_of(batch), "position_ids": torch.tensor(alive)})
         state = model.regroup(replace_state(model, batch, torch.stack([states[p] for p in alive])))
-        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
+        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias, with_own_mass=True)
+        mass, own = weights.mass.tolist(), weights.own_mass.tolist()
         after = block.finish(weights.context(), state.hidden_states)
         for place, position in enumerate(alive):
             states[position] = after[place]
-        layer = Layer(index, scale, weights.mass.tolist(), [token_ids[p] for p in alive], count)
+            received[position] += mass[place]
+        seen, so_far = [token_ids[p] for p in alive], [received[p] for p in alive]
+        layer = Layer(index, scale, mass, seen, count, own, so_far)
         keep = range(len(alive))
         if config.prune and scale:
             keep = [0, *(i for i in RULES[config.prune.kind](model.pruner, layer) if i)]

@@ -196,8 +196,8 @@ def test_a_row_without_a_context_is_one_bad_row(run, answering, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "MODEL", "the actor", "--text-pair", "film", "--exit-threshold", "0.3"), "--exit-threshold does nothing"),
-        (("predict", "MODEL", "the actor", "--text-pair", "film", "--speed", "fastest"), "--speed does nothing"),
+        (("predict", "MODEL", "a", "--text-pair", "film", "--exit-threshold", "0.3"), "--exit-threshold"),
+        (("predict", "MODEL", "a", "--text-pair", "film", "--speed", "fastest"), "--speed does nothing"),
         (("explain", "MODEL", "the actor"), "use QuestionAnswering"),
         (("bench", "MODEL", "--data", "DATA"), "bench is for classifiers"),
         (("calibrate", "MODEL", "--data", "DATA", "--split", "train"), "calibrate is for classifiers"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from magic_pyramid.config import ExitConfig, ModelConfig
+from magic_pyramid.exiting.heads import init_head
 from magic_pyramid.model import PyramidModel
 
 
@@ -30,6 +31,10 @@ def with_config(model: PyramidModel, config: ModelConfig, *, seed: int = 0) -> R
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new = PyramidModel(config)
+        # Drawn again, so that a head starts alike whatever else its method has.
+        torch.manual_seed(seed)
+        for head in (new.final_head, *new.exit_heads.values()):
+            init_head(head)
     target = new.state_dict()
     source = model.state_dict()
     outdated = tuple(_outdated(model.config, config))

@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from magic_pyramid.cli import bench, calibrate, demo, evaluate, explain, export, info, predict, train, tune
+from magic_pyramid.cli import (
+    bench,
+    calibrate,
+    demo,
+    evaluate,
+    explain,
+    export,
+    info,
+    predict,
+    reproduce,
+    train,
+    tune,
+)
 from magic_pyramid.errors import ConfigError, nearest
 
 PROGRAM = "magic-pyramid"
@@ -23,6 +35,7 @@ _VERBS: dict[Callable[..., None], tuple[str, ...]] = {
     export.export: export.EXAMPLES,
     tune.tune_engine: tune.EXAMPLES,
     bench.bench: bench.EXAMPLES,
+    reproduce.reproduce: reproduce.EXAMPLES,
     info.info: info.EXAMPLES,
 }
 """The verbs in the order of the help, with their examples."""

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from magic_pyramid.cli.options import DEMO, JsonOption
 from magic_pyramid.cli.output import print_json, show
-from magic_pyramid.cli.settings import settable_fields
 from magic_pyramid.config import STAGE_NAMES
 from magic_pyramid.presets import PRESETS, RECIPES
+from magic_pyramid.settings import settable_fields
 
 _MOST_LABELS = 20
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from magic_pyramid.config import TrainConfig, check_exit_threshold, field_docs
+from magic_pyramid.config import STAGE_NAMES, TrainConfig, check_exit_threshold, field_docs
 from magic_pyramid.data import Columns
 from magic_pyramid.errors import ConfigError, nearest
 
@@ -162,6 +162,26 @@ def read_pairs(values: list[str] | None, *, option: str) -> dict[str, str]:
             raise ConfigError(f"{option} gives {key.strip()!r} twice; give it once")
         pairs[key.strip()] = content
     return pairs
+
+
+def read_epochs(text: str | None) -> dict[str, float]:
+    """Epochs by stage from ``finetune=3,soft_prune=1``.
+
+    Raises:
+        ConfigError: a stage is unknown or a value is no number.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(",") if text else []:
+        stage, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator:
+            raise ConfigError(f"--epochs is {text!r}; write it as finetune=3,soft_prune=1")
+        if stage not in STAGE_NAMES:
+            raise ConfigError(f"--epochs names the stage {stage!r}; {nearest(stage, STAGE_NAMES)}")
+        try:
+            found[stage] = float(value)
+        except ValueError:
+            raise ConfigError(f"--epochs gives {stage} {value!r} epochs; give a number") from None
+    return found
 
 
 def read_labels(text: str | None) -> list[str] | None:

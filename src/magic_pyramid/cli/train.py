@@ -22,15 +22,16 @@ from magic_pyramid.cli.options import (
     WhereOption,
     choose_device,
     columns_of,
+    read_epochs,
     read_labels,
     read_pairs,
     setting_doc,
 )
 from magic_pyramid.cli.output import print_json, say, show
-from magic_pyramid.cli.settings import read_settings
 from magic_pyramid.data import LabelledData, load_data
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.presets import PRESETS, RECIPES
+from magic_pyramid.settings import read_value, train_settings
 
 EXAMPLES = (
     "magic-pyramid train --model encoder/ --data reviews/ --output runs/reviews",
@@ -121,11 +122,12 @@ def train(
 
     Data with question, context and answers (SQuAD's files among them) trains a model that answers questions.
     """
-    settings = read_settings(
+    assigned = read_pairs(assignments, option="--set")
+    settings = train_settings(
         preset=preset,
         recipe=recipe,
-        assignments=read_pairs(assignments, option="--set"),
-        epochs=epochs,
+        values={key: read_value(text) for key, text in assigned.items()},
+        epochs=read_epochs(epochs),
         max_length=max_length,
         train_options={
             "seed": seed,

@@ -13,7 +13,14 @@ from magic_pyramid.config.model import (
     check_exit_layers,
     check_exit_threshold,
 )
-from magic_pyramid.config.prune import AnyPruneConfig, PruneConfig, RankBinsConfig
+from magic_pyramid.config.prune import (
+    PRUNE_KINDS,
+    AnyPruneConfig,
+    CascadeConfig,
+    PruneConfig,
+    RankBinsConfig,
+    RankCountsConfig,
+)
 from magic_pyramid.config.span import SpanConfig
 from magic_pyramid.config.train import STAGE_NAMES, StageName, TrainConfig
 
@@ -22,16 +29,19 @@ FORMAT_VERSION = 1
 
 __all__ = [
     "FORMAT_VERSION",
+    "PRUNE_KINDS",
     "SPAN_LABELS",
     "STAGE_NAMES",
     "AnyPruneConfig",
     "BackboneConfig",
+    "CascadeConfig",
     "Config",
     "ExitConfig",
     "ModelConfig",
     "ProblemType",
     "PruneConfig",
     "RankBinsConfig",
+    "RankCountsConfig",
     "SpanConfig",
     "StageName",
     "TrainConfig",

@@ -80,9 +80,11 @@ def _best_places(
     width = min(max_answer_length, tokens)
     starts, ends = logits[:, window.first : window.first + tokens].astype(np.float64)
     behind = np.concatenate([ends, np.full(width - 1, -np.inf)])
-    scores = starts[:, None] + np.lib.stride_tricks.sliding_window_view(behind, width)
-    best = np.argsort(-scores, axis=None, kind="stable")[:count]
-    places = [divmod(int(place), width) for place in best if np.isfinite(scores.flat[place])]
+    scores = (starts[:, None] + np.lib.stride_tricks.sliding_window_view(behind, width)).ravel()
+    least = np.partition(scores, max(scores.size - count, 0))[max(scores.size - count, 0)]
+    good = np.flatnonzero((scores >= least) & np.isfinite(scores))
+    best = good[np.argsort(-scores[good], kind="stable")][:count]
+    places = [divmod(int(place), width) for place in best]
     return [(first, first + more) for first, more in places]
 
 

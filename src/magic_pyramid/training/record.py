@@ -12,7 +12,7 @@ class TrainEvent:
     """One thing that happened."""
 
     kind: Literal["stage_started", "step", "validated", "stage_finished", "stage_skipped"]
-    """`stage_skipped`: the stage had been finished before the interruption."""
+    """`stage_skipped`: it had been finished before the interruption, or by another training."""
     stage: StageName
     step: int = 0
     num_steps: int = 0

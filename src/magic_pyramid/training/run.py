@@ -1,14 +1,14 @@
 """Run all stages in order, and go on where an earlier run was interrupted."""
 
-import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from magic_pyramid.config import STAGE_NAMES, TrainConfig
 from magic_pyramid.data import LabelledData
@@ -17,14 +17,15 @@ from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
-from magic_pyramid.training.budget import budget_of, check_budget, meet_budget
+from magic_pyramid.training.budget import budget_of, check_budget, meet_beforehand, meet_budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
-from magic_pyramid.training.stages import Stage, stages_of
+from magic_pyramid.training.sharing import SharedStages, groups_read, key_of, learned_by, stage_facts
+from magic_pyramid.training.stages import Stage, check_student, stages_of
 from magic_pyramid.training.teacher import Teacher
 from magic_pyramid.training.validation import Validation, ask_teacher
-from magic_pyramid.training.workspace import Workspace
+from magic_pyramid.training.workspace import Workspace, digest_of
 
 CHECKPOINT_SECONDS = 120.0
 """Time between two checkpoints of a running stage."""
@@ -41,6 +42,7 @@ def train(
     on_event: OnEvent | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     device: str | None = None,
+    shared: Path | None = None,
 ) -> TrainReport:
     """Train a model, in place, through the stages that its config asks for.
 
@@ -56,6 +58,8 @@ def train(
         on_event: called as training goes, in the main process.
         checkpoint_seconds: time between two checkpoints.
         device: "cpu", or None for the best there is.
+        shared: folder of stages that trainings have in common: a stage that another training has finished is
+            taken over from there, and a new one is left there.
 
     Raises:
         ConfigError: the settings contradict each other, or the work folder holds another training.
@@ -64,7 +68,11 @@ def train(
     processes = Processes.join(use_cpu=uses_cpu(device))
     _check(config, data, processes)
     rows = label_rows(encoder, data.splits["train"], model.config)
-    check_budget(model.config, config, np.asarray(rows.encoded.lengths))
+    lengths = np.asarray(rows.encoded.lengths)
+    check_budget(model.config, config, lengths)
+    meet_beforehand(model, config, lengths)
+    stages = stages_of(model.config, config)
+    check_student(config, stages)
     plan = _plan(model, config, data, rows.encoded)
     workspace = Workspace.open(output, plan=plan, resume=resume, processes=processes)
     run = _Run(
@@ -75,8 +83,10 @@ def train(
         validation=_validation(data, encoder, model, processes),
         on_event=on_event or _ignore,
         checkpoint_seconds=checkpoint_seconds,
+        shared=SharedStages(folder=shared) if shared else None,
+        rows_key=key_of({"data": plan["data"], "tokens": plan["tokens"]}),
     )
-    return TrainReport(stages=tuple(run.stage(stage) for stage in stages_of(model.config, config)))
+    return TrainReport(stages=tuple(run.stage(stage) for stage in stages))
 
 
 class _Run:
@@ -92,23 +102,59 @@ class _Run:
         validation: Validation | None,
         on_event: OnEvent,
         checkpoint_seconds: float,
+        shared: SharedStages | None,
+        rows_key: str,
     ) -> None:
         self.model, self.config, self.workspace, self.rows = model, config, workspace, rows
         self.validation, self.on_event, self.checkpoint_seconds = validation, on_event, checkpoint_seconds
+        self.shared, self.rows_key = shared, rows_key
 
     def stage(self, stage: Stage) -> StageReport:
         """Run a stage, or take over what an earlier run of it left."""
         report = self.workspace.finished(stage.name)
+        if report is None and stage.asks_teacher and self.rows.teacher is None:
+            self.rows.teacher = self._teacher()
+        if stage.layers is not None:
+            self.model.keep_layers(stage.layers)
         if report is not None:
             self.model.load_state_dict(self.workspace.weights(stage.name))
-            if self.workspace.processes.is_main:
-                self.on_event(TrainEvent(kind="stage_skipped", stage=stage.name, num_epochs=stage.epochs))
+            self._skipped(stage)
             return report
-        if stage.asks_teacher and self.rows.teacher is None:
-            self.rows.teacher = self._teacher()
-        report = self._train(stage)
+        report = self._train_once(stage, self.shared) if self.shared else self._train(stage)
         self.workspace.finish(report, self.model.state_dict())
         return report
+
+    def _train_once(self, stage: Stage, shared: SharedStages) -> StageReport:
+        """Take a stage over from another training, or train it and leave it for others."""
+        key, is_main = self._key(stage), self.workspace.processes.is_main
+        with shared.held(key) if is_main else nullcontext():
+            self.workspace.processes.wait()
+            found = shared.find(key)
+            if found is None:
+                report = self._train(stage)
+                if is_main:
+                    shared.keep(key, report, learned_by(stage, self.model))
+                return report
+        report, learned = found
+        self.model.load_state_dict(learned, strict=False)
+        self._skipped(stage)
+        pruner = self.model.pruner
+        return replace(report, pruner=pruner.learned() if pruner else None)
+
+    def _key(self, stage: Stage) -> str:
+        """Name of everything that decides a stage from here on."""
+        teacher = self.rows.teacher if stage.asks_teacher else None
+        facts = {
+            **stage_facts(stage, self.model.config, self.config),
+            "rows": self.rows_key,
+            "weights": {group: digest_of(*self.model.parameter_group(group)) for group in groups_read(stage)},
+            "teacher": teacher and digest_of(*teacher.tensors().values()),
+        }
+        return key_of(facts)
+
+    def _skipped(self, stage: Stage) -> None:
+        if self.workspace.processes.is_main:
+            self.on_event(TrainEvent(kind="stage_skipped", stage=stage.name, num_epochs=stage.epochs))
 
     def _train(self, stage: Stage) -> StageReport:
         # Importing the Trainer takes seconds, and only training needs it.
@@ -156,12 +202,13 @@ class _Run:
         )
 
     def _teacher(self) -> Teacher:
-        """The fine-tuned model's answers on the train rows, computed once."""
+        """The fine-tuned model's answers on the train rows, computed once; it may have come fine-tuned."""
         cached = self.workspace.cached("teacher")
         if cached is not None:
             return Teacher(**cached)
         now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.workspace.weights("finetune"))
+        if self.config.epochs_of("finetune") > 0:
+            self.model.load_state_dict(self.workspace.weights("finetune"))
         teacher = ask_teacher(
             self.model,
             self.rows.encoded,
@@ -198,16 +245,9 @@ def _plan(
         "model": model.config.to_dict(),
         "train": config.to_dict(),
         "data": {name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)},
-        "tokens": _digest(torch.tensor([token for ids in encoded.token_ids for token in ids])),
-        "encoder weights": _digest(*model.parameter_group("backbone")),
+        "tokens": digest_of(torch.tensor([token for ids in encoded.token_ids for token in ids])),
+        "encoder weights": digest_of(*model.parameter_group("backbone")),
     }
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _ignore(event: TrainEvent) -> None:

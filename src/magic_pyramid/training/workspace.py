@@ -4,6 +4,7 @@
 A folder or file appears under its final name only when it is complete.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -103,6 +104,14 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     partial = file.with_name(f"{file.name}.partial")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
     partial.replace(file)
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """A short name for the values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:

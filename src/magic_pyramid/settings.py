@@ -1,14 +1,13 @@
-"""Training settings from the command line: a recipe, what overrides it, and the fields of the model."""
+"""Training settings by name: a recipe, what overrides it, and the fields of the model."""
 
 import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from magic_pyramid.config import (
-    STAGE_NAMES,
-    AnyPruneConfig,
+    PRUNE_KINDS,
     Config,
     ExitConfig,
     ModelConfig,
@@ -20,19 +19,13 @@ from magic_pyramid.errors import ConfigError, nearest
 from magic_pyramid.presets import Preset, find_preset, find_recipe
 
 _MODEL_FIELDS = ("max_length", "final_head")
-_PARTS: dict[str, tuple[type[Config], ...]] = {
-    "prune": get_args(AnyPruneConfig),
-    "exit": (ExitConfig,),
-    "span": (SpanConfig,),
-    "train": (TrainConfig,),
-    "model": (ModelConfig,),
-}
-"""The configs whose fields a part may have."""
+_PARTS = ("prune", "exit", "span", "train", "model")
+"""What `--set` names a field of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What `train` was asked for, checked."""
+    """What a training was asked for, checked."""
 
     config: TrainConfig
     model_changes: dict[str, Any]
@@ -40,32 +33,32 @@ class TrainSettings:
 
 
 def settable_fields() -> dict[str, str]:
-    """Every key that `--set` takes, with its description."""
+    """Every setting that has a name, with its description."""
     return {
         f"{part}.{name}": doc
-        for part, configs in _PARTS.items()
-        for config in reversed(configs)
+        for part in _PARTS
+        for config in reversed(_configs_of(part))
         for name, doc in field_docs(cast("Any", config)).items()
         if name != "kind" and (part != "model" or name in _MODEL_FIELDS)
     }
 
 
-def read_settings(
+def train_settings(
     *,
     preset: str,
-    recipe: str | None,
-    assignments: Mapping[str, str],
-    epochs: str | None,
-    max_length: int | None,
-    train_options: Mapping[str, Any],
+    recipe: str | None = None,
+    values: Mapping[str, Any],
+    epochs: Mapping[str, float] | None = None,
+    max_length: int | None = None,
+    train_options: Mapping[str, Any] | None = None,
 ) -> TrainSettings:
-    """Put a recipe and everything that overrides it together; an option counts more than ``--set``.
+    """Put a recipe and everything that overrides it together; what has an argument counts more than a value.
 
     Args:
         preset: name of the method.
         recipe: name of the training settings to begin with; None: the preset's own.
-        assignments: texts of ``--set``, by key.
-        epochs: text of ``--epochs``; the stages it does not name keep the recipe's epochs.
+        values: other settings, by the names of ``settable_fields``.
+        epochs: by stage; the stages it does not name keep the recipe's epochs.
         max_length: longest input in tokens; None leaves it to ``fit``.
         train_options: fields of the training config; those that are None are left out.
 
@@ -74,17 +67,16 @@ def read_settings(
     """
     chosen = find_preset(preset)
     base = find_recipe(chosen.recipe if recipe is None else recipe)
-    values = {key: read_value(text) for key, text in assignments.items()}
     _check_keys(values)
     fields = {part: _fields_of(part, values) for part in _PARTS}
     _check_types(chosen, fields)
     _check_parts(chosen, fields, preset)
-    given = {name: value for name, value in train_options.items() if value is not None}
+    given = {name: value for name, value in (train_options or {}).items() if value is not None}
     changes = {**fields["train"], **given}
-    if epochs is not None:
+    if epochs:
         # Whoever says how many epochs means just as many.
         changes.setdefault("min_steps", 0)
-    changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **read_epochs(epochs)}
+    changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **(epochs or {})}
     model_changes = {
         key: value for key, value in values.items() if key.startswith(("prune.", "exit.", "span."))
     }
@@ -105,24 +97,16 @@ def read_value(text: str) -> Any:
         return text
 
 
-def read_epochs(text: str | None) -> dict[str, float]:
-    """Epochs by stage from ``finetune=3,soft_prune=1``.
-
-    Raises:
-        ConfigError: a stage is unknown or a value is no number.
-    """
-    found: dict[str, float] = {}
-    for part in text.split(",") if text else []:
-        stage, separator, value = (piece.strip() for piece in part.partition("="))
-        if not separator:
-            raise ConfigError(f"--epochs is {text!r}; write it as finetune=3,soft_prune=1")
-        if stage not in STAGE_NAMES:
-            raise ConfigError(f"--epochs names the stage {stage!r}; {nearest(stage, STAGE_NAMES)}")
-        try:
-            found[stage] = float(value)
-        except ValueError:
-            raise ConfigError(f"--epochs gives {stage} {value!r} epochs; give a number") from None
-    return found
+def _configs_of(part: str) -> tuple[type[Config], ...]:
+    """The configs whose fields a part may have."""
+    configs: dict[str, tuple[type[Config], ...]] = {
+        "prune": tuple(PRUNE_KINDS.values()),
+        "exit": (ExitConfig,),
+        "span": (SpanConfig,),
+        "train": (TrainConfig,),
+        "model": (ModelConfig,),
+    }
+    return configs[part]
 
 
 def _check_keys(values: Mapping[str, Any]) -> None:
@@ -131,7 +115,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
         if key not in known:
             part = key.partition(".")[0]
             near = [name for name in known if name.startswith(f"{part}.")] or list(known)
-            raise ConfigError(f"--set knows no {key!r}; {nearest(key, near)}")
+            raise ConfigError(f"there is no setting {key!r}; {nearest(key, near)}")
 
 
 def _fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,8 +129,8 @@ def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> Non
     from magic_pyramid.checkpoint.typed import type_problems
 
     if not isinstance(fields["train"].get("epochs", {}), Mapping):
-        raise ConfigError('--set train.epochs wants an object such as {"finetune": 3}; or use --epochs')
-    configs = {part: configs[0] for part, configs in _PARTS.items()}
+        raise ConfigError('train.epochs must be an object, such as {"finetune": 3}')
+    configs = {part: _configs_of(part)[0] for part in _PARTS}
     if chosen.prune is not None:
         configs["prune"] = type(chosen.prune)
     hints = {part: typing.get_type_hints(config) for part, config in configs.items()}
@@ -158,7 +142,7 @@ def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> Non
         for problem in type_problems(hints[part][name], value, f"{part}.{name}")
     ]
     if problems:
-        raise ConfigError(f"--set: {'; '.join(problems)}")
+        raise ConfigError("; ".join(problems))
 
 
 def _check_parts(chosen: Preset, fields: Mapping[str, Mapping[str, Any]], preset: str) -> None:
@@ -166,7 +150,7 @@ def _check_parts(chosen: Preset, fields: Mapping[str, Mapping[str, Any]], preset
         if fields[part] and config is None:
             name = next(iter(fields[part]))
             raise ConfigError(
-                f"--set {part}.{name} does nothing: the preset {preset} has no {part}; choose magic_pyramid "
+                f"{part}.{name} does nothing: the preset {preset} has no {part}; choose magic_pyramid "
                 "or another preset that has it"
             )
         if config is not None:

@@ -1,0 +1,54 @@
+"""Numbers of single runs, and the one file that collects them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from magic_pyramid.reproduce.plan import Cell, cells_of
+from magic_pyramid.reproduce.suite import Suite
+from magic_pyramid.training.workspace import read_json
+
+MEASURED_FILE, TIMED_FILE = "measured.json", "timed.json"
+"""In a run's folder: quality and FLOPs, and wall-clock."""
+RESULTS_FILE = "results.jsonl"
+"""In the output folder: one line for each run and setting."""
+
+
+def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
+    """One row for each setting of each run that has been measured, in the order of the suite."""
+    rows = []
+    for cell in cells_of(suite):
+        measured = numbers(cell, output, MEASURED_FILE) if cell.is_reported else None
+        if measured is None:
+            continue
+        times = numbers(cell, output, TIMED_FILE) or {"rows": {}, "provenance": {}}
+        for row in measured["rows"]:
+            rows.append({
+                "suite": suite.name,
+                "dataset": cell.dataset.name,
+                "method": cell.method.name,
+                "preset": cell.method.preset,
+                "seed": cell.seed,
+                "metric": measured["metric"],
+                **row,
+                **times["rows"].get(row["setting"], {}),
+                "provenance": {**measured["provenance"], **times["provenance"]},
+            })  # fmt: skip
+    return rows
+
+
+def numbers(cell: Cell, output: Path, name: str) -> dict[str, Any] | None:
+    """What was measured of a run; None where nothing was."""
+    file = cell.folder(output) / name
+    return read_json(file) if file.exists() else None
+
+
+def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> Path:
+    """Replace the file as a whole, so that several processes may do so."""
+    file = output / RESULTS_FILE
+    partial = file.with_name(f"{RESULTS_FILE}.{os.getpid()}")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(file)
+    return file

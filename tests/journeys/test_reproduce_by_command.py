@@ -1,0 +1,331 @@
+"""Suites by command: everything is trained once, a kill costs nothing, every number says where it is from."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli_models import command_line, read_rows
+from magic_pyramid import Classifier, Example
+from magic_pyramid.training.sharing import SharedStages
+from suites import EPOCHS, make_data, make_encoder, reviews, suite, write_suite
+
+SOURCE = Path(__file__).parents[2] / "src"
+SETTINGS = {
+    "bert": ["dense", "within 0.5", "within 1"],
+    "ltp": ["dense", "as trained", "calibrated", "within 0.5", "within 1"],
+    "both": ["dense", "tau=0.1", "tau=0.9", "calibrated", "within 0.5", "within 1"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    make_encoder(folder / "encoder")
+    make_data(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    return command_line(capsys)
+
+
+def written(place, name="suite", **changes):
+    return write_suite(place / f"{name}.yaml", suite(place / "encoder", **changes))
+
+
+def reproduce(run, place, output, *options, **changes):
+    file = written(place, output.name, **changes)
+    return run("reproduce", file, "--data", place / "data", "--output", output, *options)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A whole suite, run once, as a user would."""
+    output = place / "whole"
+    done = process(written(place), place, output)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err
+    return output, out, err
+
+
+def process(file, place, output, *options):
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = ["reproduce", str(file), "--data", str(place / "data"), "--output", str(output), *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "magic_pyramid", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def results(output):
+    return read_rows(output / "results.jsonl")
+
+
+def test_every_dataset_method_and_seed_has_its_rows(whole):
+    output, out, err = whole
+    found: dict = {}
+    for row in results(output):
+        found.setdefault((row["dataset"], row["seed"], row["method"]), []).append(row["setting"])
+    assert list(found) == [
+        (dataset, seed, method)
+        for dataset in ("reviews", "likeness")
+        for seed in (0, 1)
+        for method in ("bert", "ltp", "both")
+    ]
+    for (dataset, _, method), settings in found.items():
+        wanted = SETTINGS[method]
+        if (dataset, method) == ("likeness", "both"):
+            # Regression leaves by patience, which has no threshold.
+            wanted = ["dense", "as trained", *wanted[3:]]
+        assert [name for name in wanted if not name.startswith("within")] == [
+            name for name in settings if not name.startswith("within")
+        ]
+    assert "reviews, both, seed 1: trains" in err
+    assert "fewer FLOPs" in out
+
+
+def test_one_fine_tuning_serves_all_methods(whole):
+    _, _, err = whole
+    assert err.count("finetune: starts") == 4
+    assert err.count("soft_prune: starts") == 4
+    assert err.count("distill_exits: starts") == 4
+    assert err.count("finetune: finished earlier, not repeated") == 8
+
+
+def test_sharing_changes_no_bit(whole, run, place, tmp_path, monkeypatch):
+    output, _, _ = whole
+    monkeypatch.setattr(SharedStages, "find", lambda *_: None)
+    monkeypatch.setattr(SharedStages, "keep", lambda *_: None)
+    code, _, err = reproduce(run, place, tmp_path / "alone", "--only", "dataset=reviews,method=both,seed=1")
+    assert code == 0, err
+    name = "reviews/both/seed1/model.safetensors"
+    assert (tmp_path / "alone" / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_a_second_call_repeats_nothing(whole, run, place):
+    output, _, _ = whole
+    before = (output / "results.jsonl").read_bytes()
+    code, _, err = run("reproduce", written(place), "--data", place / "data", "--output", output)
+    assert (code, err) == (0, "")
+    assert (output / "results.jsonl").read_bytes() == before
+
+
+def test_numbers_are_against_the_dense_teacher_and_say_where_they_are_from(whole):
+    rows = results(whole[0])
+    dense = {(r["dataset"], r["seed"]): r for r in rows if (r["method"], r["setting"]) == ("bert", "dense")}
+    for row in rows:
+        teacher = dense[row["dataset"], row["seed"]]
+        assert row["dense_gflops"] == teacher["gflops"]
+        assert row["flops_speedup"] == pytest.approx(row["dense_gflops"] / row["gflops"])
+        assert row["flops_speedup_padded"] >= row["flops_speedup_batch_padded"] >= row["flops_speedup"]
+        assert row["num_examples"] == (30 if row["dataset"] == "reviews" else 20)
+        assert sum(row["exit_distribution"]) == row["num_examples"]
+        assert sum(b["num_examples"] for b in row["by_length"].values()) == row["num_examples"]
+        assert row["wall_clock_speedup"] > 0
+        assert len(row["tokens_alive"]) == 3
+    facts = rows[0]["provenance"]
+    assert facts["command"].startswith("magic-pyramid reproduce suite.yaml")
+    assert (facts["backbone"], facts["tested"], facts["validation"]) == (
+        "encoder",
+        "test",
+        "held out of train",
+    )
+    assert (facts["train_rows"], facts["validation_rows"], facts["test_rows"]) == (48, 12, 30)
+    assert facts["timed_against"] == f"bert, dense, in the engine {facts['timed_engine']}"
+    assert rows[-1]["provenance"]["tested"] == "validation"
+
+
+def test_a_regression_has_both_correlations(whole):
+    row = results(whole[0])[-1]
+    assert list(row["scores"]) == ["Pearson correlation", "Spearman correlation"]
+    assert row["quality"] == row["scores"]["Pearson correlation"]
+
+
+def test_a_chosen_setting_is_the_fastest_that_keeps_the_teachers_quality_on_validation(whole):
+    output = whole[0]
+    teacher = json.loads((output / "reviews/bert/seed0/measured.json").read_text())
+    found = json.loads((output / "reviews/both/seed0/measured.json").read_text())
+    floor = teacher["validation_quality"] - 0.01 - 1e-9
+    good = [point for point in found["curve"] if point["validation"]["quality"] >= floor]
+    chosen = [row for row in found["rows"] if row["setting"] == "within 1"]
+    assert bool(good) == bool(chosen) == ("within 1" not in found["unreached"])
+    if good:
+        best = max(good, key=lambda point: point["validation"]["flops_speedup"])
+        assert chosen[0]["flops_speedup"] == pytest.approx(best["test"]["flops_speedup"])
+
+
+def test_simulated_settings_are_what_the_model_does(whole):
+    output = whole[0]
+    rows = [
+        row
+        for row in results(output)
+        if (row["dataset"], row["method"], row["seed"]) == ("reviews", "both", 0)
+    ]
+    classifier = Classifier.from_pretrained(output / "reviews" / "both" / "seed0")
+    test = [Example(**row) for row in reviews("test", 30)]
+    row = next(row for row in rows if row["setting"] == "tau=0.9")
+    found = classifier.evaluate(test, exit_threshold=0.9, prune_scale=1.0, exit_layers=None, repeats=0)
+    assert found["accuracy"] == row["quality"]
+    assert found["gflops"] == pytest.approx(row["gflops"])
+    assert found["exit_distribution"] == row["exit_distribution"]
+
+
+def test_work_in_progress_is_cleared_and_the_fine_tuned_model_stays(whole):
+    output = whole[0]
+    assert not list(output.rglob(".training"))
+    kept = [json.loads(file.read_text())["name"] for file in output.rglob(".shared/*/*/metrics.json")]
+    assert kept == ["finetune"] * 4
+
+
+def test_nothing_names_a_folder_of_this_machine(whole, place):
+    for file in whole[0].rglob("*"):
+        if file.suffix in (".json", ".jsonl", ".md", ".html"):
+            assert str(place) not in file.read_text(encoding="utf-8"), file
+
+
+def test_a_killed_suite_goes_on(place, run, whole, tmp_path):
+    output = tmp_path / "killed"
+    file = written(place, "killed", datasets=suite("")["datasets"][:1], seeds=[0])
+    started = process(file, place, output)
+    while not list(output.glob("reviews/.shared/seed0/*/metrics.json")):
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.02)
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
+    code, _, err = run("reproduce", file, "--data", place / "data", "--output", output)
+    assert code == 0, err
+    assert "finetune: starts" not in err
+    wanted = [row["quality"] for row in results(whole[0]) if (row["dataset"], row["seed"]) == ("reviews", 0)]
+    assert [row["quality"] for row in results(output)] == wanted
+
+
+def test_two_processes_share_one_output(place, tmp_path):
+    file = written(place, "two", datasets=suite("")["datasets"][:1], seeds=[0])
+    both = [process(file, place, tmp_path / "two", "--only", f"method={m}") for m in ("ltp", "both")]
+    errors = [started.communicate(timeout=600)[1] for started in both]
+    assert [started.returncode for started in both] == [0, 0], errors
+    assert sum(error.count("finetune: starts") for error in errors) == 1
+    methods = {row["method"] for row in results(tmp_path / "two")}
+    assert methods == {"bert", "ltp", "both"}
+
+
+def test_a_dry_run_lists_the_work_and_does_nothing(run, place, tmp_path):
+    code, out, err = reproduce(run, place, tmp_path / "dry", "--dry-run", "--json")
+    assert (code, err) == (0, "")
+    plan = json.loads(out)
+    assert [row["new_stages"] for row in plan[:3]] == [
+        ["finetune"], ["soft_prune", "hard_prune"], ["distill_exits"]
+    ]  # fmt: skip
+    assert plan[2]["shared_stages"] == ["finetune", "soft_prune", "hard_prune"]
+    assert all(row["million_token_steps"] > 0 for row in plan)
+    assert not (tmp_path / "dry").exists()
+    _, out, _ = reproduce(run, place, tmp_path / "dry", "--dry-run", "--only", "method=both,seed=1")
+    assert "soft_prune, hard_prune" in out
+    assert " 0 " not in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"methods": ["ltpp"]}, (), "unknown preset 'ltpp'; did you mean 'ltp'?"),
+        ({}, ("--only", "method=bth"), "the suite has no method 'bth'; did you mean 'both'?"),
+        ({}, ("--only", "dataset=review"), "no dataset 'review'; did you mean 'reviews'?"),
+        ({}, ("--only", "seed=7"), "the suite has no seed 7; known: 0, 1"),
+        ({}, ("--only", "seed=x"), "--only names the seed x; give a whole number"),
+        ({}, ("--only", "data=reviews"), "--only names the kind 'data'; did you mean 'dataset'?"),
+        ({}, ("--only", "both"), "--only is 'both'; write it as KEY=VALUE"),
+        ({}, ("--backbone", "no/such/encoder"), "no/such/encoder is not a folder"),
+        (
+            {"methods": [{"name": "fast", "preset": "ltp", "target_speedup": 900}]}, (),
+            "reviews, fast: train.target_speedup is 900; with one token left after the first layer",
+        ),
+        (
+            {"methods": [{"name": "dense", "preset": "bert", "target_speedup": 2}]}, (),
+            "reviews, dense: train.target_speedup is 2, but no stage of this training learns",
+        ),
+        (
+            {"defaults": {"set": {"prune.temprature": 1}}}, (),
+            "there is no setting 'prune.temprature'; did you mean 'prune.temperature'?",
+        ),
+        (
+            {"datasets": [{"name": "reviews", "data": "reviews", "train_rows": 500}]}, (),
+            "dataset reviews: train_rows is 500, but train has 54 rows; ask for fewer",
+        ),
+        (
+            {"datasets": [{"name": "reviews", "data": "reviews", "test_rows": 31}]}, (),
+            "dataset reviews: test_rows is 31, but test has 30 rows; ask for fewer",
+        ),
+        (
+            {"datasets": [{"name": "reviews", "data": "reviews", "validation_rows": 60}]}, (),
+            "dataset reviews: validation_rows is 60, but train has 60 rows; ask for fewer",
+        ),
+        (
+            {"datasets": [{"name": "likeness", "data": "likeness"}]}, (),
+            "no labelled test split, only train, validation; with test: validation that split is tested",
+        ),
+        (
+            {"datasets": [{"name": "reviews", "data": "reviews", "test": "validation"}]}, (),
+            "dataset reviews: there is no labelled validation split, only train, test",
+        ),
+        (
+            {"datasets": [{"name": "reviews", "data": "reviews", "train_max_tokens": 2}]}, (),
+            "dataset reviews: no train text has at most 2 tokens; raise train_max_tokens",
+        ),
+        ({"datasets": [{"name": "r", "data": "no/such/data"}]}, (), "dataset r: "),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_one_clear_error_before_any_training(run, place, tmp_path, changes, options, message):
+    code, out, err = reproduce(run, place, tmp_path / "wrong", *options, **changes)
+    assert code in (2, 3)
+    assert out == ""
+    assert message in err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_folder_of_other_settings_is_not_taken_for_this_suite(run, place, whole, tmp_path):
+    output = tmp_path / "other"
+    shutil.copytree(whole[0], output)
+    code, _, err = reproduce(run, place, output, defaults={"epochs": {**EPOCHS, "finetune": 2}})
+    assert code == 2
+    assert "reviews/bert/seed0 was trained otherwise: " in err
+    assert "delete it, or choose another output" in err
+
+
+def test_new_thresholds_are_counted_without_training(run, place, whole, tmp_path):
+    output = tmp_path / "more"
+    shutil.copytree(whole[0], output)
+    code, _, err = reproduce(
+        run, place, output, "--only", "dataset=reviews,method=both", "--no-timing", thresholds=[0.3]
+    )
+    assert code == 0, err
+    assert "trains" not in err
+    found = {
+        row["setting"] for row in results(output) if (row["dataset"], row["method"]) == ("reviews", "both")
+    }
+    assert "tau=0.3" in found
+    assert "tau=0.9" not in found
+
+
+def test_training_on_short_texts_tests_by_quarters_of_length(run, place, tmp_path):
+    dataset = {"name": "reviews", "data": "reviews", "train_max_tokens": "median", "validation_rows": 12}
+    code, _, err = reproduce(
+        run, place, tmp_path / "short", datasets=[dataset], methods=["bert"], seeds=[0], timing={"repeats": 0}
+    )
+    assert code == 0, err
+    row = results(tmp_path / "short")[0]
+    first, second, third = row["by_length"]
+    assert first.startswith("1-")
+    assert third.startswith(">")
+    assert second.startswith(f"{int(first[2:]) + 1}-")
+    assert row["num_examples"] == 30
+    assert row["provenance"]["train_rows"] < 40
+    assert "wall_clock_speedup" not in row
