@@ -12,7 +12,7 @@ from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
 from magic_pyramid.config import ExitConfig, ModelConfig, SpanConfig
 from magic_pyramid.cost import CostModel
 from magic_pyramid.errors import CheckpointError, ConfigError
-from magic_pyramid.export import export_native, export_onnx, export_single_graph
+from magic_pyramid.export import export_native, export_onnx, export_single_graph, native_engine
 from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.metrics import examples_of
 from magic_pyramid.spans import f1_score
@@ -177,7 +177,7 @@ def test_only_pytorch_runs_it(tmp_path):
     qa.answering().save_pretrained(tmp_path)
     assert Classifier.from_pretrained(tmp_path).engine.name == "torch"
     with pytest.raises(ConfigError, match="the native engine is for classifiers"):
-        NativeEngine(weights={}, config=qa.CONFIG)
+        native_engine(qa.build())
 
 
 @pytest.mark.parametrize("export", [export_native, export_onnx, export_single_graph])
