@@ -100,7 +100,7 @@ def measure(method: str, folder: Path, test: list[Any], options: argparse.Namesp
         rows.append({
             "setting": name,
             "num_examples": len(test),
-            "accuracy": quality(output.logits, labels, config.problem_type),
+            "accuracy": quality(output.logits, labels, config),
             "gflops": float(flops.mean()) / 1e9,
             "dense_gflops": float(dense_flops.mean()) / 1e9,
             "flops_speedup": float(dense_flops.mean() / flops.mean()),

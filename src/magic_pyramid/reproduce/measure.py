@@ -77,7 +77,7 @@ class Measured:
     def point(self, setting: Setting) -> dict[str, Any]:
         """Quality and padding-free speed-up."""
         output, flops = self.outcome(setting)
-        scores = scores_of(output.logits, self.split.labels, self.config.problem_type)
+        scores = scores_of(output.logits, self.split.labels, self.config)
         return {
             "quality": next(iter(scores.values())),
             "flops_speedup": flops_speedup(self.split.dense_flops, flops),
@@ -109,7 +109,7 @@ class Measured:
         if not len(rows):
             return {"num_examples": 0}
         labels = [self.split.labels[int(row)] for row in rows]
-        scores = scores_of(output.logits[rows], labels, self.config.problem_type)
+        scores = scores_of(output.logits[rows], labels, self.config)
         dense = self.split.dense_flops[rows]
         return {
             "num_examples": len(rows),
