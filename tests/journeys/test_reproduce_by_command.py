@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -183,6 +184,24 @@ def test_work_in_progress_is_cleared_and_the_fine_tuned_model_stays(whole):
     assert not list(output.rglob(".training"))
     kept = [json.loads(file.read_text())["name"] for file in output.rglob(".shared/*/*/metrics.json")]
     assert kept == ["finetune"] * 4
+
+
+def test_the_report_stands_beside_the_results(whole):
+    output = whole[0]
+    text = (output / "report.md").read_text(encoding="utf-8")
+    for words in (
+        "Suite tiny suite",
+        "| both |",
+        "seeds 0, 1",
+        "magic-pyramid reproduce suite.yaml",
+        "figure 3",
+    ):
+        assert words in text
+    named = {output / name for name in re.findall(r"\]\((pictures/\w+\.png)\)", text)}
+    assert {path.stem for path in named} == {"flops", "time", "lengths", "alive", "exits", "attention"}
+    assert all(path.stat().st_size > 5_000 for path in named)
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 6
 
 
 def test_nothing_names_a_folder_of_this_machine(whole, place):

@@ -59,6 +59,15 @@ class Split:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """The fine-tuned dense model that everything is compared with."""
+
+    config: ModelConfig
+    validation_quality: float
+    test_quality: float
+
+
 class Measured:
     """One model on one split: what every head answers at each prune scale, asked once."""
 
@@ -127,8 +136,8 @@ def measure(
     validation: Sequence[Example],
     test: Sequence[Example],
     buckets: Buckets,
-    teacher: ModelConfig,
-    teacher_quality: float | None,
+    dense: ModelConfig,
+    teacher: Teacher | None,
     thresholds: Sequence[float],
     max_drops: Sequence[float],
     batch_size: int,
@@ -140,15 +149,15 @@ def measure(
         validation: rows that choose settings.
         test: rows that no setting was chosen on.
         buckets: lengths by which the test is split.
-        teacher: the fine-tuned dense model that FLOPs are compared with.
-        teacher_quality: its quality on ``validation``; None: this model is the teacher.
+        dense: the dense model that FLOPs are compared with.
+        teacher: what it answers when it is fine-tuned; None: this model is the teacher.
         thresholds: exit thresholds that get a row.
         max_drops: points that the fastest setting may lose against the teacher on ``validation``.
         batch_size: of the dense model padded by the batch.
     """
     config = classifier.config
     chosen_by, tested = (
-        Measured(classifier, Split.of(classifier, rows, teacher=teacher, batch_size=batch_size))
+        Measured(classifier, Split.of(classifier, rows, teacher=dense, batch_size=batch_size))
         for rows in (validation, test)
     )
     curve = [
@@ -160,25 +169,30 @@ def measure(
         }
         for setting in settings_of(config)
     ]
-    dense_quality = chosen_by.point(DENSE)["quality"]
-    floor = dense_quality if teacher_quality is None else teacher_quality
+    own = Teacher(
+        config=dense,
+        validation_quality=chosen_by.point(DENSE)["quality"],
+        test_quality=tested.point(DENSE)["quality"],
+    )
+    teacher = teacher or own
     named: dict[str, Setting | None] = {OWN_DENSE: DENSE, **_as_trained(config, thresholds)}
     if config.prune or config.exit:
         named[CALIBRATED] = default_setting(config)
     for drop in max_drops:
-        named[f"within {drop:g}"] = fastest(curve, floor=floor - drop / 100)
+        named[f"within {drop:g}"] = fastest(curve, floor=teacher.validation_quality - drop / 100)
     return {
         "metric": METRIC_NAMES[config.problem_type],
         "num_layers": config.backbone.num_hidden_layers,
         "engine": classifier.engine.name,
-        "validation_quality": dense_quality,
-        "teacher_validation_quality": floor,
+        "validation_quality": own.validation_quality,
+        "test_quality": own.test_quality,
         "num_validation": len(validation),
         "curve": curve,
         "rows": [
             {
                 "setting": name,
                 "validation_quality": chosen_by.point(setting)["quality"],
+                "teacher_quality": teacher.test_quality,
                 **tested.row(setting, buckets),
             }
             for name, setting in named.items()

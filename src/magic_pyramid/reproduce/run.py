@@ -1,7 +1,7 @@
 """Train what is missing, measure what is new, and collect all numbers; any of it may be done already."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +18,9 @@ from magic_pyramid.data.loading import fingerprint_of
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, fit, machine
-from magic_pyramid.reproduce.measure import measure
+from magic_pyramid.reproduce.measure import Teacher, measure
 from magic_pyramid.reproduce.plan import PLAN_FILE, Only, Run, check_folders, plan_runs, teacher_of
+from magic_pyramid.reproduce.report import write_report
 from magic_pyramid.reproduce.results import (
     MEASURED_FILE,
     TIMED_FILE,
@@ -123,6 +124,8 @@ def reproduce(
         worker.complete(run, waits=True)
     rows = result_rows(suite, output)
     write_results(rows, output)
+    if rows:
+        write_report(suite, rows, output, texts=prepared.rows)
     return rows
 
 
@@ -217,8 +220,8 @@ class _Worker:
             validation=rows.data.splits["validation"],
             test=rows.test,
             buckets=rows.buckets,
-            teacher=teacher.fit.model,
-            teacher_quality=base["validation_quality"] if base else None,
+            dense=teacher.fit.model,
+            teacher=_teacher(teacher, base) if base else None,
             thresholds=suite.thresholds,
             max_drops=suite.max_drops,
             batch_size=suite.timing.batch_size,
@@ -282,6 +285,14 @@ class _Worker:
         }
         write_json(folder / TIMED_FILE, {"key": key, "rows": times, "provenance": provenance})
         return True
+
+
+def _teacher(run: Run, measured: Mapping[str, Any]) -> Teacher:
+    return Teacher(
+        config=run.fit.model,
+        validation_quality=measured["validation_quality"],
+        test_quality=measured["test_quality"],
+    )
 
 
 def _is_stored(file: Path, key: str) -> bool:
