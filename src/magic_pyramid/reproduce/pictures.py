@@ -88,10 +88,10 @@ def draw_exits(results: Results, path: Path) -> Path | None:
         counts = row["exit_distribution"]
         return [100 * sum(counts[: layer + 1]) / sum(counts) for layer in range(len(counts))]
 
+    exiting = {row["method"] for row in results.rows if row["exit_threshold"] is not None}
+
     def points(dataset: str, method: str) -> Points:
-        found = [
-            row for row in results.of(dataset, method, _widest(results)) if row["exit_threshold"] is not None
-        ]
+        found = results.of(dataset, method, _widest(results)) if method in exiting else []
         return [(layer + 1, share) for layer, share in _by_layer(found, left)]
 
     if not any(points(dataset, method) for dataset in results.datasets for method in results.methods):
