@@ -6,7 +6,7 @@ import torch
 
 from magic_pyramid.layers.relative_bias import bucket
 from magic_pyramid.packing import pack_sequences
-from oracle_pruning import RULES, Layer
+from oracle_pruning import RULES, Layer, heads_run
 
 
 @torch.no_grad()
@@ -16,23 +16,31 @@ def run(model, token_ids, *, exit_threshold=None, exit_layers=None, scale=1.0):
     alive, history = list(range(len(token_ids))), []
     tested = config.exit_layers if exit_layers is None else exit_layers
     x = [embed(model.embeddings, token, position) for position, token in enumerate(token_ids)]
+    received, given = [0.0] * len(x), [0.0] * heads
     for index, block in enumerate(model.layers):
         qkv = [block.attention.qkv(state).view(3, heads, -1) for state in x]
-        context, mass = [torch.zeros_like(state) for state in x], [0.0] * len(x)
+        context, mass, own = [torch.zeros_like(state) for state in x], [0.0] * len(x), [0.0] * len(x)
+        run = heads_run(model.pruner, index, given, scale) if config.prune and scale else range(heads)
         for q in range(len(x)):
-            parts = []
-            for head in range(heads):
+            parts = [torch.zeros_like(head) for head in qkv[q][2]]
+            for head in run:
                 scores = [float(qkv[q][0, head] @ qkv[k][1, head]) for k in range(len(x))]
                 scores = [score / math.sqrt(qkv[q].shape[-1]) for score in scores]
                 scores = [s + bias(model, head, alive[q], alive[k]) for k, s in enumerate(scores)]
                 total = sum(math.exp(s) for s in scores)
                 probs = [math.exp(s) / total for s in scores]
-                parts.append(sum(p * qkv[k][2, head] for k, p in enumerate(probs)))
-                mass = [m + p / heads for m, p in zip(mass, probs, strict=True)]
+                parts[head] = sum(p * qkv[k][2, head] for k, p in enumerate(probs))
+                mass = [m + p / len(run) for m, p in zip(mass, probs, strict=True)]
+                own[q] += probs[q] / len(run)
             context[q] = torch.cat(parts)
-        layer = Layer(index, scale, mass, [token_ids[position] for position in alive], len(token_ids))
+        received = [before + now for before, now in zip(received, mass, strict=True)]
+        seen = [token_ids[position] for position in alive]
+        layer = Layer(index, scale, mass, seen, len(token_ids), own, received)
         rule = RULES[config.prune.kind] if config.prune and scale else keep_all
         keep = [0, *(i for i in rule(model.pruner, layer) if i)]
+        received = [received[i] for i in keep]
+        for head in range(heads):
+            given[head] += sum(float(context[i].view(heads, -1)[head].abs().sum()) for i in keep)
         x = [block.finish(context[i][None], x[i][None])[0] for i in keep]
         alive = [alive[i] for i in keep]
         history.append(alive)

@@ -14,13 +14,17 @@ class Layer:
     token_ids: list[int]
     """Of the tokens alive."""
     input_length: int
+    own: list[float]
+    """The part of the mass that each token pays to itself."""
+    received: list[float]
+    """The mass of all layers so far."""
 
 
 def threshold(pruner, layer):
     """Importance at or above the threshold, or protected."""
     prune, bar = pruner.config, float(pruner.token_thresholds[layer.index]) * layer.scale
-    divisors = {"kept": len(layer.mass), "input": layer.input_length, "fixed": prune.fixed_length}
-    divisor = divisors[prune.score_norm]
+    counts = {"kept": len(layer.mass), "input": layer.input_length, "fixed": prune.fixed_length}
+    divisor = max(layer.mass) if prune.score_norm == "max" else counts[prune.score_norm]
     return [
         i
         for i, (mass, token) in enumerate(zip(layer.mass, layer.token_ids, strict=True))
@@ -49,4 +53,37 @@ def chance(alpha):
     return 1 / (1 + math.exp(-float(alpha) - 1.5986))
 
 
-RULES = {"threshold": threshold, "rank_bins": rank_bins}
+def rank_counts(pruner, layer):
+    """The tokens that others attend to most, as many as the shares of a layer so far amount to at least."""
+    amounts = [1 + sum(float(share) for share in row) for row in pruner.shares[: layer.index + 1]]
+    count = math.floor(min(math.floor(amount + 1e-4) for amount in amounts) / layer.scale + 1e-4)
+    others = [mass - own for mass, own in zip(layer.mass, layer.own, strict=True)]
+    return top(others, max(count, 1))
+
+
+def cascade(pruner, layer):
+    """The tokens attended most so far, or in this layer, as many as are left of the input's by schedule."""
+    share = max(0.0, 1 - layer.scale * (1 - float(pruner.keep_ratios[layer.index])))
+    values = layer.received if pruner.config.accumulate else layer.mass
+    return top(values, max(round(layer.input_length * share), 1))
+
+
+def top(values, count):
+    """The first token and the largest others, so many together, in order."""
+    ranked = sorted(range(1, len(values)), key=lambda i: -values[i])
+    return sorted([0, *ranked[: count - 1]])
+
+
+def heads_run(pruner, index, given, scale):
+    """Attention heads that a layer runs: all, or in a cascade those that gave most so far."""
+    prune = pruner.config
+    if prune.kind != "cascade":
+        return range(len(given))
+    first = math.ceil(0.3 * pruner.num_layers) if prune.whole_head_layers is None else prune.whole_head_layers
+    step = max(0, index - first + 1) / max(1, pruner.num_layers - first)
+    removed = min(1.0, scale * (1 - prune.final_head_ratio) * step)
+    ranked = sorted(range(len(given)), key=lambda head: -given[head])
+    return sorted(ranked[: max(1, round(len(given) * (1 - removed)))])
+
+
+RULES = {"threshold": threshold, "rank_bins": rank_bins, "rank_counts": rank_counts, "cascade": cascade}

@@ -99,13 +99,18 @@ def test_the_scale_of_a_model_without_pruner_stays_one():
     assert calibrated(MODELS["exits"], ENCODED, own_labels(MODELS["exits"]), max_drop=100).prune_scale == 1.0
 
 
-def test_patience_is_switched_on_where_it_saves():
-    model = tiny.build(tiny.changed(exit={"criterion": "patience", "patience": 1}), seed=3)
+def test_the_least_patience_that_loses_little_is_chosen():
+    model = tiny.build(tiny.changed(exit={"criterion": "patience"}).replace(prune=None), seed=3)
     labels = own_labels(model)
-    assert calibrated(model, ENCODED, labels, max_drop=100).exit_threshold == 0.0
-    impatient = TorchEngine(model).run(ENCODED, setting=Setting(prune_scale=0.0, exit_threshold=0.0))
-    assert quality(impatient.logits, labels, "single_label") < 0.9
-    assert calibrated(model, ENCODED, labels, max_drop=0).exit_threshold is None
+    lost = {
+        patience: 1 - quality(TorchEngine(model).run(ENCODED, setting=setting).logits, labels, "single_label")
+        for patience, setting in ((t, Setting(prune_scale=0.0, exit_threshold=1 / t)) for t in (1, 2))
+    }
+    assert 0.0 < lost[2] < lost[1]
+    assert calibrated(model, ENCODED, labels, max_drop=100).exit_threshold == 1.0
+    dense = TorchEngine(model).run(ENCODED, setting=DENSE)
+    allowed = 100 * (lost[2] - 1 + quality(dense.logits, labels, "single_label"))
+    assert calibrated(model, ENCODED, labels, max_drop=max(allowed, 0)).exit_threshold == 1 / 2
 
 
 def test_the_walk_stops_at_the_first_threshold_that_loses_too_much(monkeypatch):

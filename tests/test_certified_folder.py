@@ -1,5 +1,6 @@
 """From a folder and texts to a certified folder: what is written, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -253,6 +254,16 @@ def test_models_with_nothing_to_certify_are_refused(config, message, tmp_path):
     tiny.classifier(config).save_pretrained(tmp_path / "model")
     with pytest.raises(ConfigError, match=message):
         certify_folder(tmp_path / "model", [Example(text="film", label=0)], goal=WIDE)
+
+
+def test_patience_has_no_thresholds_by_layer_to_certify(tmp_path):
+    tiny.classifier(tiny.changed(exit={"criterion": "patience"})).save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match="which counts heads in a row: one threshold holds for all of them"):
+        certify_folder(
+            tmp_path / "model",
+            [Example(text="film", label=0)],
+            goal=dataclasses.replace(WIDE, per_layer=True),
+        )
 
 
 def test_folders_that_cannot_be_written_or_asked_are_refused(source, tmp_path):

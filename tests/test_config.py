@@ -247,7 +247,7 @@ def test_one_logit_per_label():
         ({"validation_share": 0.95}, r"train\.validation_share is 0\.95; it must lie in \[0\.0, 0\.9\]"),
         ({"target_speedup": 0.5}, r"train\.target_speedup is 0\.5; it must lie in \[1\.0"),
         ({"rank_top_k": 1}, r"train\.rank_top_k is 1; it must lie in \[2"),
-        ({"exit_teacher": "label"}, r"train\.exit_teacher is 'label'; known: final_head, finetuned"),
+        ({"exit_teacher": "label"}, r"train\.exit_teacher is 'label'; did you mean 'labels'"),
         ({"exit_weights": "deep"}, r"train\.exit_weights is 'deep'; did you mean 'depth'"),
         ({"random_scale": -1.0}, r"train\.random_scale is -1\.0; it must lie in"),
         ({"reach_temperature": 0.0}, r"train\.reach_temperature is 0\.0; it must lie in"),
@@ -261,4 +261,12 @@ def test_an_impossible_training_is_refused(settings, message):
 
 def test_a_stage_that_is_not_named_runs_for_no_epoch():
     train = TrainConfig(epochs={"finetune": 2})
-    assert [train.epochs_of(stage) for stage in STAGE_NAMES] == [2.0, 0.0, 0.0, 0.0]
+    assert [train.epochs_of(stage) for stage in STAGE_NAMES] == [2.0, *[0.0] * (len(STAGE_NAMES) - 1)]
+
+
+def test_patience_is_another_way_to_set_the_threshold():
+    assert ExitConfig(criterion="patience", patience=4) == ExitConfig(criterion="patience", threshold=0.25)
+    assert ExitConfig(criterion="patience", patience=4, threshold=None).threshold is None
+    assert ExitConfig(patience=4) == ExitConfig()
+    stored = ExitConfig(criterion="patience", patience=4).to_dict()
+    assert (stored["threshold"], stored["patience"]) == (0.25, None)

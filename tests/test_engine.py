@@ -92,9 +92,9 @@ def test_token_types_reach_the_model():
 
 
 def threshold_for(model, encoded):
-    """Patience is only switched on; for confidence, half of the texts leave after the first layer."""
-    patient = model.config.exit.criterion == "patience"
-    return 0.0 if patient else tiny.splitting_threshold(model, encoded)
+    """Patience is the model's own; for confidence, half of the texts leave after the first layer."""
+    exits = model.config.exit
+    return exits.threshold if exits.criterion == "patience" else tiny.splitting_threshold(model, encoded)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -123,10 +123,12 @@ def test_every_criterion_leaves_at_the_first_layer_that_passes(name, batch_size)
 
 
 def test_patience_needs_agreement_in_a_row():
-    output = run(tiny.changed(exit={"criterion": "patience", "patience": 2}))
+    patient = tiny.changed(exit={"criterion": "patience"})
+    assert set(run(patient, setting=Setting(exit_threshold=1 / 3)).exit_layer.tolist()) == {2}
+    output = run(patient, setting=Setting(exit_threshold=1 / 2))
     assert 0 not in output.exit_layer
-    output = run(tiny.changed(exit={"criterion": "patience", "patience": 1}))
-    assert set(output.exit_layer.tolist()) == {0}
+    assert 1 in output.exit_layer
+    assert set(run(patient, setting=Setting(exit_threshold=1.0)).exit_layer.tolist()) == {0}
 
 
 def test_dense_runs_every_token_through_every_layer():

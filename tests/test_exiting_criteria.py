@@ -16,7 +16,7 @@ CRITERIA = ("entropy", "max_prob", "margin")
 NUMBERS = st.floats(-30, 30, width=32)
 
 
-def rule_of(*, threshold=0.1, problem_type="single_label", num_labels=3, **settings) -> ExitRule:
+def rule_of(*, problem_type="single_label", num_labels=3, **settings) -> ExitRule:
     backbone = BackboneConfig(
         model_type="bert",
         vocab_size=30,
@@ -33,7 +33,8 @@ def rule_of(*, threshold=0.1, problem_type="single_label", num_labels=3, **setti
         max_length=16,
         exit=ExitConfig(**settings),
     )
-    return ExitRule(config, threshold)
+    assert config.exit is not None
+    return ExitRule(config, config.exit.threshold)
 
 
 def unsure(logits: Tensor, criterion: Any, problem_type: Any = "single_label") -> list[float]:
@@ -145,6 +146,32 @@ def test_patience_waits_for_layers_in_a_row():
 
 def test_patience_of_one_leaves_at_once():
     assert walk(rule_of(criterion="patience", patience=1), [torch.zeros(2, 3)]) == [[True, True]]
+
+
+@pytest.mark.parametrize("patience", range(1, 41))
+def test_a_threshold_of_one_over_t_waits_for_t_heads(patience):
+    rule = rule_of(criterion="patience", threshold=1 / patience)
+    assert walk(rule, [torch.zeros(1, 3)] * patience) == [*[[False]] * (patience - 1), [True]]
+
+
+def test_a_rounded_threshold_waits_for_as_many_heads():
+    for threshold, patience in ((0.33, 3), (0.34, 3), (0.333333, 3), (0.14, 7), (0.083, 12), (0.5, 2)):
+        rule = rule_of(criterion="patience", threshold=threshold)
+        assert walk(rule, [torch.zeros(1, 3)] * patience)[-2:] == [[False], [True]]
+
+
+@given(
+    answers=st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), min_size=1, max_size=8),
+    patience=st.integers(1, 4),
+)
+def test_patience_counts_each_sequence_alone(answers, patience):
+    """Expected: a sequence leaves where its last answers, as many as the patience, are all the same."""
+    rule = rule_of(criterion="patience", patience=patience)
+    history = walk(rule, [torch.eye(3)[row] for row in answers])
+    for layer, leaves in enumerate(history):
+        for row in range(3):
+            last = [answer[row] for answer in answers[max(0, layer + 1 - patience) : layer + 1]]
+            assert leaves[row] == (len(last) == patience and len(set(last)) == 1)
 
 
 def test_patience_of_multi_label_compares_sets():

@@ -252,3 +252,26 @@ def test_a_source_tree_has_a_commit(monkeypatch):
     done = subprocess.CompletedProcess([], 0, stdout="0123456789ab-dirty\n")
     monkeypatch.setattr(fitting.subprocess, "run", lambda *_, **__: done)
     assert commit() == "0123456789ab-dirty"
+
+
+def test_numbers_agree_by_the_range_of_the_labels(encoder_folder, untrained, tmp_path):
+    scores = [Example(text="film", label=score) for score in (0.5, 5.0, 3.0, 1.0)]
+    stars = LabelledData(
+        name="stars", splits={"train": scores}, labels=("score",), problem_type="regression", held_out=False
+    )
+    options = {"model": encoder_folder, "data": stars, "output": tmp_path / "out", "preset": "pabee"}
+    fit(**options)
+    assert untrained["model"].config.exit.patience_tolerance == pytest.approx(0.05 * 4.5)
+    fit(**options, model_changes={"exit.patience_tolerance": 0.3})
+    assert untrained["model"].config.exit.patience_tolerance == 0.3
+    fit(**{**options, "preset": "bert"})
+    assert untrained["model"].config.exit is None
+
+
+def test_a_student_needs_a_teacher_that_knows_the_task(encoder_folder, untrained, tmp_path):
+    config = TrainConfig(epochs={"distill_student": 1.0}, student_keeps="alternate")
+    options = {"model": encoder_folder, "data": data(), "output": tmp_path / "out", "preset": "distilbert"}
+    with pytest.raises(ConfigError, match="the model given has no classifier for these labels; give a fine"):
+        fit(config=config, **options)
+    fit(config=config.replace(distill_weight=0.0), **options)
+    assert untrained["config"].distill_weight == 0.0

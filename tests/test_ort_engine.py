@@ -242,7 +242,7 @@ def test_dense_runs_in_one_graph_and_holds_no_weight_twice_on_disk(whole):
 @given(data=st.data())
 def test_the_rule_on_arrays_decides_as_the_one_on_tensors(name, data):
     config = CRITERIA[name]
-    threshold = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, (0.1, 0.9)]))
+    threshold = data.draw(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 0.9, 1.0, (0.1, 0.9)]))
     rows = data.draw(st.integers(1, 4))
     theirs, ours = criteria.ExitRule(config, threshold), ArrayExitRule(config, threshold)
     their_state, our_state = theirs.start(rows), ours.start(rows)

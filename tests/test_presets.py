@@ -18,17 +18,31 @@ def test_every_method_is_there():
         "ltp": (True, False, "cls"),
         "fastbert": (False, True, "fastbert"),
         "magic_pyramid": (True, True, "cls"),
+        "deebert": (False, True, "cls"),
+        "pabee": (False, True, "cls"),
+        "truncated": (False, False, "cls"),
+        "distilbert": (False, False, "cls"),
         "pyramid": (True, True, "cls"),
         "top": (True, False, "cls"),
+        "power_bert": (True, False, "cls"),
+        "spatten": (True, False, "cls"),
+        "ltp_topk": (True, False, "cls"),
     }
 
 
-def test_presets_that_learn_towards_a_budget_have_recipes_of_their_own():
-    recipes = {name: preset.recipe for name, preset in PRESETS.items()}
-    assert (recipes.pop("pyramid"), recipes.pop("top")) == ("joint", "top")
-    assert set(recipes.values()) == {"default"}
-    assert all(find_recipe(preset.recipe) for preset in PRESETS.values())
-    assert RECIPES["joint"].target_speedup is not None
+def test_presets_have_recipes_that_fit_what_they_learn():
+    recipes = {name: preset.recipe for name, preset in PRESETS.items() if preset.recipe != "default"}
+    assert recipes == {
+        "pyramid": "joint",
+        **{name: name for name in ("deebert", "pabee", "truncated", "distilbert", "top", "power_bert")},
+        "spatten": "scheduled",
+        "ltp_topk": "scheduled",
+    }
+    for preset in PRESETS.values():
+        recipe = find_recipe(preset.recipe)
+        softens = preset.prune is not None and preset.prune.softens
+        assert softens or preset.recipe == "default" or recipe.epochs_of("soft_prune") == 0
+        assert preset.prune is None or not preset.prune.needs_budget or recipe.target_speedup is not None
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,14 +1,12 @@
 """Several ways to prune side by side: told apart in JSON, each with its pruner, refused where unknown."""
 
 import json
-from typing import get_args
 
 import pytest
 
 import tiny
 from magic_pyramid.classifier import Classifier
-from magic_pyramid.config import AnyPruneConfig, ModelConfig
-from magic_pyramid.config.base import kind_of
+from magic_pyramid.config import PRUNE_KINDS, ModelConfig
 from magic_pyramid.engine.native_engine import NativeEngine
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError
@@ -16,7 +14,7 @@ from magic_pyramid.export import export_native, export_onnx, export_single_graph
 from magic_pyramid.native.library import is_built
 from magic_pyramid.pruning import PRUNERS, build_pruner
 
-KINDS: dict[str, type[AnyPruneConfig]] = {kind_of(config): config for config in get_args(AnyPruneConfig)}
+KINDS = dict(PRUNE_KINDS)
 OTHERS = [kind for kind in KINDS if kind != "threshold"]
 
 

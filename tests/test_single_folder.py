@@ -106,7 +106,7 @@ def test_a_program_that_gives_one_number_takes_it_for_all_heads_or_those_of_the_
 
 def test_patience_is_described_in_its_own_words(tmp_path):
     folder = write_single(tmp_path / "new", tiny.build(tiny.REGRESSION))
-    assert "0 or more lets it leave once enough exit heads agree" in (folder / "README.md").read_text()
+    assert "Leave once t exit heads in a row agree, for 1 / t" in (folder / "README.md").read_text()
 
 
 def test_an_export_of_either_kind_is_replaced_by_the_other(folder):

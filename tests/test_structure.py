@@ -50,7 +50,7 @@ OPTIONAL_LIBRARIES = ("matplotlib", "datasets", "pandas", "onnxruntime")
 CONFIGS = [
     value
     for value in vars(config).values()
-    if isinstance(value, type) and issubclass(value, Config) and value is not Config
+    if isinstance(value, type) and issubclass(value, Config) and dataclasses.is_dataclass(value)
 ]
 FIELDS = [(cls, f.name) for cls in CONFIGS for f in dataclasses.fields(cls)]
 

@@ -122,7 +122,7 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
     ("train", "model", "message"),
     [
         ({"target_speedup": 0.5}, {}, r"train.target_speedup is 0.5; it must lie in \[1.0"),
-        ({"target_speedup": 2}, {"prune": None}, "no stage of this training learns token thresholds"),
+        ({"target_speedup": 2}, {"prune": None}, "no stage of this training learns what to remove"),
         (
             {"target_speedup": 2},
             {"prune": PruneConfig(learn_thresholds=False)},

@@ -6,6 +6,7 @@ import torch
 from magic_pyramid.config import ExitConfig, ModelConfig, TrainConfig
 from magic_pyramid.exiting.losses import distillation, exit_distillation, task_loss
 from magic_pyramid.packing import pack_sequences
+from magic_pyramid.presets import RECIPES
 from magic_pyramid.pruning.ranking import rank_distillation
 from magic_pyramid.training import Stage, stages_of
 from magic_pyramid.training.batches import TrainBatch
@@ -82,6 +83,93 @@ def test_exactly_what_a_stage_trains_receives_a_gradient(name):
     for group in GROUPS:
         learns = [p.grad is not None for p in objective.model.parameter_group(group)]
         assert set(learns) == {group in objective.stage.trains}, group
+
+
+DEEP = PYRAMID.replace(
+    backbone=PYRAMID.backbone.replace(num_hidden_layers=4), prune=None, exit=ExitConfig(head="cls")
+)
+PLAIN = DEEP.replace(exit=None)
+
+
+def by_hand(model) -> dict[int, torch.Tensor]:
+    """Each head's cross-entropy against the labels, by depth from one, in plain arithmetic."""
+    output = model.eval()(inputs().batch, exits=True)
+    heads = {layer + 1: logits for layer, logits in output.exit_logits.items()} | {4: output.logits}
+    rows, targets = torch.arange(3), inputs().targets
+    return {
+        depth: -(logits.exp() / logits.exp().sum(1, keepdim=True))[rows, targets].log().mean()
+        for depth, logits in heads.items()
+    }
+
+
+def test_deebert_trains_the_encoder_first_and_then_its_exits_from_the_labels():
+    train, model = RECIPES["deebert"], toy_model(DEEP)
+    losses = by_hand(model)
+    first, second = stages_of(DEEP, train)
+    for row, expected in ((first, losses[4]), (second, losses[1] + losses[2] + losses[3])):
+        objective = StageObjective(model, row).eval()
+        torch.testing.assert_close(objective(inputs())["loss"], expected)
+    objective.zero_grad()
+    objective.train()(inputs())["loss"].backward()
+    assert all(p.grad is None for name in ("backbone", "final_head") for p in model.parameter_group(name))
+    assert all(p.grad is not None for p in model.parameter_group("exit_heads"))
+
+
+def test_pabee_trains_all_heads_and_the_encoder_by_their_depth():
+    model = toy_model(DEEP)
+    losses = by_hand(model)
+    (row,) = stages_of(DEEP, RECIPES["pabee"])
+    objective = StageObjective(model, row).eval()
+    expected = (1 * losses[1] + 2 * losses[2] + 3 * losses[3] + 4 * losses[4]) / (1 + 2 + 3 + 4)
+    torch.testing.assert_close(objective(inputs())["loss"], expected)
+    objective.train()(inputs())["loss"].backward()
+    for group in ("backbone", "final_head", "exit_heads"):
+        assert all(p.grad is not None for p in model.parameter_group(group)), group
+
+
+def test_pabee_learns_numbers_too():
+    config = DEEP.replace(
+        problem_type="regression", labels=("score",), exit=ExitConfig(head="cls", criterion="patience")
+    )
+    model, targets = toy_model(config), torch.tensor([0.5, 2.0, 4.0])
+    (row,) = stages_of(config, RECIPES["pabee"])
+    objective = StageObjective(model, row).eval()
+    output = model(inputs().batch, exits=True)
+    errors = [
+        ((logits[:, 0] - targets) ** 2).mean() for logits in (*output.exit_logits.values(), output.logits)
+    ]
+    expected = sum(depth * error for depth, error in enumerate(errors, start=1)) / 10
+    torch.testing.assert_close(objective(inputs(targets=targets))["loss"], expected)
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (1,), None])
+@pytest.mark.parametrize("joint", [1.0, 0.25])
+def test_weights_by_the_depth_of_all_heads_add_up_to_one(layers, joint):
+    config = DEEP.replace(exit=ExitConfig(head="cls", layers=layers))
+    train = FAST.replace(exit_weights="depth_of_all", joint_exits=joint)
+    objective = StageObjective(toy_model(config), stage("finetune", train, config))
+    row = objective.stage
+    shares = [row.exit_label_weight * objective._exit_share(layer) for layer in config.exit_layers]
+    assert sum(shares) + row.label_weight == pytest.approx(1.0)
+    for layer, share in zip(config.exit_layers, shares, strict=True):
+        assert share / row.label_weight == pytest.approx(joint * (layer + 1) / 4)
+
+
+def test_a_student_learns_from_labels_and_from_the_whole_encoder():
+    train = FAST.replace(
+        epochs={"distill_student": 1}, student_keeps="alternate", distill_weight=0.25, distill_temperature=2.0
+    )
+    model = toy_model(PLAIN)
+    (row,) = stages_of(PLAIN, train)
+    model.keep_layers(row.layers)
+    objective = StageObjective(model, row, distill_temperature=2.0).eval()
+    logits = model(inputs().batch).logits
+    soft, hard = inputs().teacher.logits.div(2).softmax(1), logits.div(2).log_softmax(1)
+    divergence = (soft * (soft.log() - hard)).sum(1).mean() * 2**2
+    label = -logits.log_softmax(1)[torch.arange(3), inputs().targets].mean()
+    torch.testing.assert_close(objective(inputs())["loss"], 0.75 * label + 0.25 * divergence)
+    objective(inputs())["loss"].backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_the_frozen_backbone_and_teacher_run_without_dropout():

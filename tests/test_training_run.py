@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_pyramid.config import STAGE_NAMES, ExitConfig
+from magic_pyramid.config import ExitConfig
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.training import TrainEvent
 from training_toy import BACKBONE, FAST, PYRAMID, toy_data, toy_model, train_toy, weights
@@ -45,7 +45,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9], ids=["in the stage", "between stages"])
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", SEVERAL.epochs)
 def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     tmp_path, uninterrupted, stage, checkpoint_seconds
 ):
@@ -61,7 +61,7 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     report = train_toy(model, tmp_path, config=SEVERAL, resume=True, on_event=events.append)
     assert_same_weights(weights(model), uninterrupted[0])
     skipped = [event.stage for event in events if event.kind == "stage_skipped"]
-    assert skipped == list(STAGE_NAMES[: STAGE_NAMES.index(stage)])
+    assert skipped == list(SEVERAL.epochs)[: list(SEVERAL.epochs).index(stage)]
     first = next(event for event in events if event.kind == "stage_started")
     assert (first.stage, first.step) == (stage, 2 if checkpoint_seconds == 0 else 0)
     for ours, whole in zip(report.stages, uninterrupted[1].stages, strict=True):
@@ -177,7 +177,7 @@ def test_a_stage_leaves_only_its_result_behind(tmp_path):
     found = {
         path.relative_to(tmp_path / ".training").as_posix() for path in tmp_path.rglob("*") if path.is_file()
     }
-    expected = {f"{stage}/{name}" for stage in STAGE_NAMES for name in ("metrics.json", "model.safetensors")}
+    expected = {f"{stage}/{name}" for stage in FAST.epochs for name in ("metrics.json", "model.safetensors")}
     assert found == {"plan.json", "teacher.safetensors", *expected}
 
 
@@ -241,7 +241,7 @@ def test_other_problems_run_all_stages(tmp_path, problem_type):
     exits = ExitConfig(head_size=8, criterion="patience" if problem_type == "regression" else "entropy")
     config = PYRAMID.replace(labels=labels, problem_type=problem_type, exit=exits)
     report = train_toy(toy_model(config), tmp_path, data=data)
-    assert [stage.name for stage in report.stages] == list(STAGE_NAMES)
+    assert [stage.name for stage in report.stages] == list(FAST.epochs)
     assert all(0 <= stage.kept["score"] <= 1 or problem_type == "regression" for stage in report.stages)
 
 

@@ -114,8 +114,18 @@ def test_what_fine_tuning_reads_keeps_it_apart(name):
 
 
 def test_every_training_setting_is_on_one_of_the_two_sides():
-    # Dropout reaches the training through the model.
-    assert set(LATER) | set(EARLIER) | {"dropout"} == set(TrainConfig().to_dict())
+    # Dropout reaches the training through the model; the test below has the students.
+    elsewhere = {"dropout", "student_keeps", "student_layers"}
+    assert set(LATER) | set(EARLIER) | elsewhere == set(TrainConfig().to_dict())
+
+
+def test_a_student_shares_the_fine_tuning_of_its_teacher_and_not_one_that_is_cut_before():
+    late = APART.replace(
+        student_keeps="alternate", student_layers=1, epochs={**APART.epochs, "distill_student": 1.0}
+    )
+    cut = APART.replace(student_keeps="alternate", student_layers=1)
+    assert facts(DENSE, late) == facts(DENSE)
+    assert facts(DENSE, cut) != facts(DENSE)
 
 
 @pytest.mark.parametrize(

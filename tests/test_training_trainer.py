@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from magic_pyramid.config import STAGE_NAMES, PruneConfig
+from magic_pyramid.config import PruneConfig
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.training import stages_of
 from magic_pyramid.training.batches import TrainRows
@@ -50,7 +50,7 @@ def group_names(model, group):
     return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
-@pytest.mark.parametrize("name", STAGE_NAMES)
+@pytest.mark.parametrize("name", FAST.epochs)
 def test_a_stage_changes_only_what_it_may(tmp_path, name):
     trainer = trainer_of(tmp_path, stage=name)
     model = trainer.objective.model

@@ -10,11 +10,17 @@ import torch
 from magic_pyramid.calibration import Calibration, calibrate
 from magic_pyramid.checkpoint import carry_seen_rows, finish_save, load_model, save_model
 from magic_pyramid.checkpoint import to_huggingface as write_huggingface
-from magic_pyramid.config import ModelConfig, PruneConfig
+from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_model_path
 from magic_pyramid.engine.exported import ExportedEngine, exported_for, open_exported
-from magic_pyramid.engine.interface import AsksAllHeads, Engine, Setting, threshold_pruning
+from magic_pyramid.engine.interface import (
+    AsksAllHeads,
+    Engine,
+    Setting,
+    compares_thresholds,
+    threshold_pruning,
+)
 from magic_pyramid.engine.threads import prefer_threads
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError, nearest
@@ -104,9 +110,7 @@ class Classifier(Predictor):
         loaded = load_model(source)
         if engine == "native":
             threshold_pruning(loaded.model.config, engine="the native engine")
-        can_be_native = (
-            device == "cpu" and is_built() and isinstance(loaded.model.config.prune, PruneConfig | None)
-        )
+        can_be_native = device == "cpu" and is_built() and compares_thresholds(loaded.model.config)
         is_native = engine == "native" or (engine == "auto" and can_be_native)
         return cls(
             loaded.model.to(device),
@@ -225,6 +229,7 @@ class Classifier(Predictor):
             settings=settings,
             batch_size=batch_size,
             repeats=repeats,
+            base_layers=(self.info.get("provenance") or {}).get("base_layers"),
         )
 
     def calibrate(self, examples: Sequence[Example], *, max_drop: float) -> Calibration:

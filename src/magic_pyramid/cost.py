@@ -1,8 +1,10 @@
 """FLOPs of an answer, as pure arithmetic on token counts.
 
 A multiply-add is two FLOPs. Layers and classifiers are counted; embeddings, softmax, norms, biases and
-activations are not. Symbols: n tokens that arrive at a layer, k that its pruning keeps, d ``hidden_size``,
-f ``intermediate_size``, s ``head_size`` of the ``fastbert`` head, C labels. The formulas count multiply-adds.
+activations are not. Symbols: n tokens that arrive at a layer, k that its pruning keeps, h the share of its
+attention heads that run, d ``hidden_size``, f ``intermediate_size``, s ``head_size`` of the ``fastbert``
+head, C labels. The formulas count multiply-adds. A head that does not run saves its scores and its context,
+not its part of the projections, which all tokens of a batch share.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -44,6 +46,7 @@ class CostModel:
         *,
         convention: Convention = "ltp",
         tested_layers: Collection[int] | None = None,
+        prune_scale: float | None = None,
     ) -> Float[np.ndarray, " inputs"]:
         """FLOPs of each input.
 
@@ -52,6 +55,8 @@ class CostModel:
             exit_layer: layer whose head answered, 0-based; the last layer has the final head.
             convention: how to count.
             tested_layers: layers whose exit head was asked, as far as an input got; None: all with a head.
+            prune_scale: strength of the pruning, which may decide the attention heads that ran; None: the
+                stored one.
 
         Raises:
             InputError: the columns do not fit the layers of the model.
@@ -60,7 +65,8 @@ class CostModel:
         reach = _has_run(exit_layer, layers=self.config.backbone.num_hidden_layers)
         tested = self.config.exit_layers if tested_layers is None else tested_layers
         counts = self._padded(num_tokens, counting)
-        total: NDArray[np.float64] = 2.0 * self._expected_macs(counts, reach, counting, tested)
+        heads = self._heads_run(prune_scale)
+        total: NDArray[np.float64] = 2.0 * self._expected_macs(counts, reach, counting, tested, heads)
         return total
 
     def expected_flops(self, num_tokens: Counts, reach: Counts | None = None) -> Counts:
@@ -75,12 +81,12 @@ class CostModel:
         counting = _counting("ltp")
         tested = () if reach is None else self.config.exit_layers
         run = num_tokens[:, 1:] * 0 + 1 if reach is None else reach
-        return 2.0 * self._expected_macs(num_tokens, run, counting, tested)
+        return 2.0 * self._expected_macs(num_tokens, run, counting, tested, 1.0)
 
     def layer_flops(
         self, num_tokens: Int[np.ndarray, "inputs layers_plus_1"], *, convention: Convention = "ltp"
     ) -> Float[np.ndarray, "inputs layers"]:
-        """FLOPs of each layer, without heads, as if every layer ran.
+        """FLOPs of each layer, without heads, as if every layer ran, at the stored strength of pruning.
 
         Raises:
             InputError: the columns do not fit the layers of the model.
@@ -88,7 +94,7 @@ class CostModel:
         counting = _counting(convention)
         counts = self._padded(num_tokens, counting)
         flops: NDArray[np.float64] = 2.0 * counting.layers(
-            self.config.backbone, counts[:, :-1], counts[:, 1:]
+            self.config.backbone, counts[:, :-1], counts[:, 1:], self._heads_run(None)
         )
         return flops
 
@@ -99,7 +105,7 @@ class CostModel:
         num_layers = self.config.backbone.num_hidden_layers
         num_tokens = np.repeat(np.asarray(lengths)[:, None], num_layers + 1, axis=1)
         exit_layer = np.full(len(num_tokens), num_layers - 1)
-        return self.flops(num_tokens, exit_layer, convention=convention, tested_layers=())
+        return self.flops(num_tokens, exit_layer, convention=convention, tested_layers=(), prune_scale=0.0)
 
     def padded_dense_flops(
         self, lengths: Int[np.ndarray, " inputs"], padded_length: int, *, convention: Convention = "ltp"
@@ -119,12 +125,20 @@ class CostModel:
         first = min(self.config.exit_layers, default=num_layers - 1)
         return self.flops(num_tokens, np.full(len(num_tokens), first))
 
+    def _heads_run(self, prune_scale: float | None) -> Any:
+        """Share of the attention heads that each layer runs."""
+        if self.config.prune is None:
+            return 1.0
+        layers, heads = self.config.backbone.num_hidden_layers, self.config.backbone.num_attention_heads
+        scale = self.config.prune.scale if prune_scale is None else prune_scale
+        return np.array(self.config.prune.heads_run(layers, heads, scale=scale)) / heads
+
     def _expected_macs(
-        self, counts: Counts, reach: Counts, counting: "_Counting", tested: Collection[int]
+        self, counts: Counts, reach: Counts, counting: "_Counting", tested: Collection[int], heads_run: Any
     ) -> Counts:
         """The one sum behind all totals; a head is met by whoever ran its layer."""
         kept = counts[:, 1:]
-        macs = (counting.layers(self.config.backbone, counts[:, :-1], kept) * reach).sum(1)
+        macs = (counting.layers(self.config.backbone, counts[:, :-1], kept, heads_run) * reach).sum(1)
         for layer in tested if self.config.exit else ():
             head = counting.heads[_head_settings(self.config).head]
             macs = macs + head(self.config, kept[:, layer]) * reach[:, layer]
@@ -155,27 +169,28 @@ def _has_run(exit_layer: Int[np.ndarray, " inputs"], *, layers: int) -> NDArray[
     return runs
 
 
-def _ltp_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> Counts:
-    """2dn² + 4d²n + 2dfk."""
+def _ltp_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts, heads_run: Any = 1.0) -> Counts:
+    """2dhn² + 4d²n + 2dfk."""
     d, f = backbone.hidden_size, backbone.intermediate_size
-    return 2 * d * arrived**2 + 4 * d * d * arrived + 2 * d * f * kept
+    return 2 * d * heads_run * arrived**2 + 4 * d * d * arrived + 2 * d * f * kept
 
 
-def _actual_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> Counts:
-    """dn² + dnk + 3d²n + d²k + 2dfk: context and output projection of the kept queries only."""
+def _actual_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts, heads_run: Any = 1.0) -> Counts:
+    """dh(n² + nk) + 3d²n + d²k + 2dfk: context and output projection of the kept queries only."""
     d, f = backbone.hidden_size, backbone.intermediate_size
-    return d * arrived * (arrived + kept) + d * d * (3 * arrived + kept) + 2 * d * f * kept
+    return d * heads_run * arrived * (arrived + kept) + d * d * (3 * arrived + kept) + 2 * d * f * kept
 
 
-def _top_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> Counts:
-    """(2d + heads)n² + 4d²n + 2dfk, and k = n in the last layer."""
+def _top_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts, heads_run: Any = 1.0) -> Counts:
+    """(2d + heads)hn² + 4d²n + 2dfk, and k = n in the last layer."""
     d, f = backbone.hidden_size, backbone.intermediate_size
     fed = np.concatenate([kept[:, :-1], arrived[:, -1:]], axis=1)
-    return (2 * d + backbone.num_attention_heads) * arrived**2 + 4 * d * d * arrived + 2 * d * f * fed
+    attention = (2 * d + backbone.num_attention_heads) * heads_run * arrived**2
+    return attention + 4 * d * d * arrived + 2 * d * f * fed
 
 
-def _linear_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts) -> Counts:
-    """4d²n + 2dfk."""
+def _linear_layers(backbone: BackboneConfig, arrived: Counts, kept: Counts, heads_run: Any = 1.0) -> Counts:
+    """4d²n + 2dfk, however many heads run."""
     d, f = backbone.hidden_size, backbone.intermediate_size
     return 4 * d * d * arrived + 2 * d * f * kept
 
@@ -236,7 +251,7 @@ def _head_settings(config: ModelConfig) -> ExitConfig:
 class _Counting:
     """One convention: formulas of the layers and of each kind of head."""
 
-    layers: Callable[[BackboneConfig, Counts, Counts], Counts]
+    layers: Callable[[BackboneConfig, Counts, Counts, Any], Counts]
     heads: Mapping[str, Callable[[ModelConfig, Counts], Counts]]
     counts_padding: bool = False
 

@@ -53,8 +53,12 @@ def compare(
     settings: Mapping[str, Setting],
     batch_size: int | None = 32,
     repeats: int = 5,
+    base_layers: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """``evaluate`` for several settings of the same weights, which share the dense run; rows by name."""
+    """``evaluate`` for several settings of the same weights, which share the dense run; rows by name.
+
+    ``base_layers`` is the depth of the encoder that a student was cut from: it is also compared with that.
+    """
     dense = engine.run(encoded, setting=DENSE, batch_size=batch_size)
     seconds = wall_clock(engine, encoded, settings=settings, batch_size=batch_size, repeats=repeats)
     lengths = np.asarray(encoded.lengths)
@@ -66,6 +70,7 @@ def compare(
         rows[name] = {
             **receipts.summary(np.ones(len(encoded), dtype=bool)),
             "flops_speedup_padded": receipts.padded_speedup(),
+            **(receipts.whole_encoder(base_layers) if base_layers else {}),
             **seconds[name],
             **_depth_and_width(config, ours),
             "by_length": {
@@ -115,6 +120,15 @@ class _Receipts:
             "gflops": float(self.flops[chosen].mean()) / 1e9,
             "dense_gflops": float(self.dense_flops[chosen].mean()) / 1e9,
             "flops_speedup": flops_speedup(self.dense_flops[chosen], self.flops[chosen]),
+        }
+
+    def whole_encoder(self, num_layers: int) -> dict[str, Any]:
+        """Against a dense model of so many layers and the same width."""
+        backbone = self.config.backbone.replace(num_hidden_layers=num_layers)
+        whole = CostModel(self.config.replace(backbone=backbone))
+        return {
+            "base_layers": num_layers,
+            "flops_speedup_base": flops_speedup(whole.dense_flops(self.ours.num_tokens[:, 0]), self.flops),
         }
 
     def padded_speedup(self) -> float:

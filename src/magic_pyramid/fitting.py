@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,12 @@ from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import TrainEvent, TrainReport, train
 from magic_pyramid.training.processes import Processes, uses_cpu
+from magic_pyramid.training.student import meet_by_depth
 
 LONGEST_BY_DEFAULT = 256
 """Where no `max_length` is given, texts are cut here at the latest."""
+AGREEMENT_SHARE = 0.05
+"""Two numbers agree that differ by at most this share of the range of the train labels (regression)."""
 COVERED_SHARE = 0.98
 """Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
 
@@ -62,11 +65,12 @@ def plan_fit(
     if lengths is None:
         lengths = train_lengths(base, encoder, data)
     limit = min(LONGEST_BY_DEFAULT, base.backbone.max_length)
-    changes = {"max_length": _default_length(lengths, limit=limit), **(model_changes or {})}
-    fresh = _model_config(base, encoder, data, dropout=config.dropout)
-    model = _changed(apply_preset(fresh, chosen), changes)
+    as_preset = apply_preset(_model_config(base, encoder, data, dropout=config.dropout), chosen)
+    changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
+    model = _changed(as_preset, {**changes, **(model_changes or {})})
     read = lengths.clip(max=model.max_length)
-    return FitPlan(model=model, train=_enough_steps(config, read), lengths=read)
+    train = meet_by_depth(_enough_steps(config, read), model, read)
+    return FitPlan(model=model, train=train, lengths=read)
 
 
 def fit(
@@ -114,14 +118,18 @@ def fit(
     )
     config = plan.train
     started = datetime.now(UTC)
-    new = with_config(loaded.model, plan.model, seed=config.seed).model
+    reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
+    _check_teacher(config, reconfigured.fresh)
+    new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
         device=device, shared=shared,
     )  # fmt: skip
     if not Processes.join(use_cpu=uses_cpu(device)).is_main:
         return {}
+    earlier = loaded.info.get("provenance") or {}
     provenance = {
+        **_cut_from(earlier.get("base_layers", plan.model.backbone.num_hidden_layers), new.config),
         "command": command,
         "preset": preset,
         "base_model": Path(model).name,
@@ -130,6 +138,21 @@ def fit(
     }
     classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
+
+
+def _check_teacher(config: TrainConfig, fresh: Sequence[str]) -> None:
+    """Raise ConfigError where a student would learn from a model that does not know the task."""
+    learns = config.epochs_of("distill_student") > 0 and config.distill_weight > 0
+    if learns and not config.epochs_of("finetune") and any(name.startswith("final_head.") for name in fresh):
+        raise ConfigError(
+            "distill_student learns from the fine-tuned model, but finetune has 0 epochs and the model given "
+            "has no classifier for these labels; give a fine-tuned model, or finetune some epochs"
+        )
+
+
+def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:
+    """What a student's folder says about the depth of the encoder it is a part of."""
+    return {"base_layers": base_layers} if base_layers > model.backbone.num_hidden_layers else {}
 
 
 def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) -> dict[str, Any]:
@@ -219,6 +242,14 @@ def train_lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -
 
 def _default_length(lengths: Int64[np.ndarray, " rows"], *, limit: int) -> int:
     return min(limit, max(16, int(np.ceil(np.quantile(lengths, COVERED_SHARE) / 8)) * 8))
+
+
+def _tolerance(config: ModelConfig, data: LabelledData) -> dict[str, float]:
+    """How near two numbers must be to agree, where heads that agree let a text leave."""
+    if config.exit is None or config.problem_type != "regression":
+        return {}
+    numbers = [float(example.label) for example in data.splits["train"]]  # type: ignore[arg-type]
+    return {"exit.patience_tolerance": AGREEMENT_SHARE * (max(numbers) - min(numbers))}
 
 
 def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:

@@ -5,7 +5,7 @@ A forward pass is ``begin`` and then one step per layer. The step is chosen by t
 ``hard`` really removes tokens. The engine drives the same steps and also removes finished sequences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.exiting.heads import build_head, init_head
-from magic_pyramid.layers.attention import Bias
+from magic_pyramid.layers.attention import AttentionWeights, Bias
 from magic_pyramid.layers.block import Block
 from magic_pyramid.layers.embeddings import Embeddings, init_weights
 from magic_pyramid.layers.layout import Layout, plan_layout
 from magic_pyramid.layers.relative_bias import RelativeBias
 from magic_pyramid.packing import PackedBatch
 from magic_pyramid.pruning import build_pruner
+from magic_pyramid.pruning.history import History
 from magic_pyramid.pruning.interface import Attended
 
 Masking = Literal["none", "soft", "hard"]
@@ -47,6 +48,17 @@ class EncoderState:
     """Attention mass each token received in the layer just run, where that layer computed it."""
     kept: Bool[Tensor, " arrived"] | None = None
     """Which of the tokens that arrived at the layer just run were kept; None when nothing was removed."""
+    history: History | None = None
+    """What tokens and heads amounted to so far, for a pruner that looks back; None for others."""
+
+    def take_tokens(self, kept: Int64[Tensor, " kept"]) -> "EncoderState":
+        """Drop the tokens whose packed rows are not named."""
+        return replace(
+            self,
+            batch=self.batch.take_tokens(kept),
+            hidden_states=self.hidden_states.index_select(0, kept),
+            history=self.history and self.history.take_tokens(kept),
+        )
 
     def select_sequences(self, keep: Bool[Tensor, " seqs"]) -> "EncoderState":
         """Drop finished sequences."""
@@ -56,6 +68,7 @@ class EncoderState:
             batch=self.batch.select_sequences(keep),
             hidden_states=self.hidden_states.index_select(0, tokens),
             input_lengths=self.input_lengths[keep],
+            history=self.history and self.history.select_sequences(keep, tokens),
         )
 
 
@@ -139,7 +152,7 @@ class PyramidModel(nn.Module):
                 assert state.mass is not None
                 assert state.survival is not None
                 masses.append(state.mass)
-                penalty = penalty + self.pruner.penalty(state.soft_mask, state.batch)
+                penalty = penalty + self.pruner.penalty(layer, state.soft_mask, state.batch)
                 arrived = expected[-1] if expected else batch.lengths.float()
                 expected.append(self.pruner.expected_tokens(layer, state.survival, batch, arrived))
             if exits and str(layer) in self.exit_heads:
@@ -156,12 +169,15 @@ class PyramidModel(nn.Module):
     def begin(self, batch: PackedBatch) -> EncoderState:
         """The state on entry to the first layer."""
         layout = plan_layout(batch)
+        looks_back = self.pruner is not None and self.pruner.looks_back
+        num_heads = self.config.backbone.num_attention_heads
         return EncoderState(
             batch=batch,
             hidden_states=self.embeddings(batch),
             layout=layout,
             bias=self._bias(batch, layout),
             input_lengths=batch.lengths,
+            history=History.begin(batch, num_heads=num_heads) if looks_back else None,
         )
 
     def keep_all(self, state: EncoderState, layer: int) -> EncoderState:
@@ -181,9 +197,15 @@ class PyramidModel(nn.Module):
         assert self.pruner is not None
         block = self.block(layer)
         earlier = state.survival
-        presence = earlier if self.pruner.fades else None
-        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias, presence)
-        soft = self.pruner.soft_mask(layer, attended(state, weights.mass))
+        weights = block.attention.weigh(
+            state.hidden_states,
+            state.layout,
+            state.bias,
+            earlier if self.pruner.fades else None,
+            with_own_mass=self.pruner.sees_own_mass,
+        )
+        seen = attended(state, weights)
+        soft = self.pruner.soft_mask(layer, seen)
         survival = self.pruner.survival(soft, torch.ones_like(soft) if earlier is None else earlier)
         hidden = block.finish(weights.context(), state.hidden_states)
         return replace(
@@ -192,6 +214,7 @@ class PyramidModel(nn.Module):
             soft_mask=soft,
             survival=survival,
             mass=weights.mass,
+            history=seen.history,
         )
 
     def remove_tokens(self, state: EncoderState, layer: int, *, scale: float | None = None) -> EncoderState:
@@ -205,18 +228,36 @@ class PyramidModel(nn.Module):
         if self.pruner is None:
             return self.keep_all(state, layer)
         scale = self.pruner.config.scale if scale is None else scale
-        if not self.pruner.prunes_at(layer, scale=scale):
+        prunes = self.pruner.prunes_at(layer, scale=scale)
+        if not prunes and not (self.pruner.looks_back and scale > 0):
             return self.keep_all(state, layer)
-        block = self.block(layer)
-        weights = block.attention.weigh(state.hidden_states, state.layout, state.bias)
-        keep = self.pruner.keep_mask(layer, attended(state, weights.mass), scale=scale)
-        kept = keep.nonzero().flatten()
-        if len(kept) == state.batch.num_tokens:
-            hidden = block.finish(weights.context(), state.hidden_states)
-            return replace(state, hidden_states=hidden, mass=weights.mass, kept=None)
-        hidden = block.finish(weights.context_of(kept), state.hidden_states.index_select(0, kept))
-        smaller = replace(state, batch=state.batch.take_tokens(kept), hidden_states=hidden)
-        return replace(self.regroup(smaller), mass=weights.mass, kept=keep)
+        weights = self.weigh(state, layer, scale=scale)
+        seen = attended(state, weights)
+        keep = self.pruner.keep_mask(layer, seen, scale=scale) if prunes else None
+        kept = None if keep is None else keep.nonzero().flatten()
+        state = replace(state, history=seen.history)
+        if kept is None or len(kept) == state.batch.num_tokens:
+            context, keep = weights.context(), None
+        else:
+            context, state = weights.context_of(kept), self.regroup(state.take_tokens(kept))
+        return replace(
+            state,
+            hidden_states=self.block(layer).finish(context, state.hidden_states),
+            mass=weights.mass,
+            kept=keep,
+            history=state.history and state.history.with_output(context, state.batch),
+        )
+
+    def weigh(self, state: EncoderState, layer: int, *, scale: float) -> AttentionWeights:
+        """Who looks at whom in a layer, by the heads that run at a strength of the pruning."""
+        pruner = self.pruner
+        return self.block(layer).attention.weigh(
+            state.hidden_states,
+            state.layout,
+            state.bias,
+            heads=pruner.heads(layer, state.history, scale=scale) if pruner and scale > 0 else None,
+            with_own_mass=pruner is not None and pruner.sees_own_mass,
+        )
 
     def regroup(self, state: EncoderState) -> EncoderState:
         """Plan attention again after tokens or sequences left."""
@@ -228,6 +269,14 @@ class PyramidModel(nn.Module):
         self.config = config
         if self.pruner is not None and config.prune is not None:
             self.pruner.configure(config.prune)
+
+    def keep_layers(self, layers: Sequence[int]) -> None:
+        """Drop all other encoder layers for good; the model has no pruner and no exit heads."""
+        assert self.pruner is None
+        assert not self.exit_heads
+        self.layers = nn.ModuleList(self.block(layer) for layer in layers)
+        backbone = self.config.backbone.replace(num_hidden_layers=len(layers))
+        self.config = self.config.replace(backbone=backbone)
 
     def block(self, layer: int) -> Block:
         """The encoder layer at a 0-based index."""
@@ -259,10 +308,15 @@ class PyramidModel(nn.Module):
         return self.relative_bias.for_layout(batch, layout)
 
 
-def attended(state: EncoderState, mass: Float[Tensor, " tokens"]) -> Attended:
+def attended(state: EncoderState, weights: AttentionWeights) -> Attended:
     """What a pruner sees of a layer at which this state arrived."""
     return Attended(
-        batch=state.batch, mass=mass, input_lengths=state.input_lengths, soft_mask=state.soft_mask
+        batch=state.batch,
+        mass=weights.mass,
+        input_lengths=state.input_lengths,
+        soft_mask=state.soft_mask,
+        own_mass=weights.own_mass,
+        history=state.history and state.history.with_mass(weights.mass),
     )
 
 

@@ -65,6 +65,11 @@ class PackedBatch:
         """The sum of each sequence's values."""
         return values.new_zeros(self.num_sequences).index_add(0, self.sequence_of_token, values)
 
+    def max_tokens(self, values: Shaped[Tensor, " tokens"]) -> Shaped[Tensor, " seqs"]:
+        """The largest of each sequence's values, which must not be negative."""
+        largest = values.new_zeros(self.num_sequences)
+        return largest.scatter_reduce(0, self.sequence_of_token, values, "amax")
+
     def select_tokens(self, keep: Bool[Tensor, " tokens"]) -> Self:
         """Drop the tokens that are not kept; every sequence keeps its place, even if it becomes empty."""
         return self.take_tokens(keep.nonzero().flatten())

@@ -5,10 +5,12 @@ from typing import Literal
 
 from magic_pyramid.config import (
     AnyPruneConfig,
+    CascadeConfig,
     ExitConfig,
     ModelConfig,
     PruneConfig,
     RankBinsConfig,
+    RankCountsConfig,
     TrainConfig,
 )
 from magic_pyramid.errors import ConfigError, nearest
@@ -35,6 +37,22 @@ PRESETS: dict[str, Preset] = {
     "magic_pyramid": Preset(
         summary="token pruning and early exits (2021)", prune=PruneConfig(), exit=ExitConfig()
     ),
+    "deebert": Preset(
+        summary="early exits on a frozen encoder, learned from the labels (ACL 2020)",
+        exit=ExitConfig(head="cls"),
+        recipe="deebert",
+    ),
+    "pabee": Preset(
+        summary="early exits by patience, all heads trained with the encoder (NeurIPS 2020)",
+        exit=ExitConfig(head="cls", criterion="patience", patience=3),
+        recipe="pabee",
+    ),
+    "truncated": Preset(
+        summary="the first half of the encoder's layers, fine-tuned; a baseline", recipe="truncated"
+    ),
+    "distilbert": Preset(
+        summary="every second layer of the fine-tuned encoder, distilled from it (2019)", recipe="distilbert"
+    ),
     "pyramid": Preset(
         summary="pruning and exits trained together towards a speed-up (--target-speedup); ours",
         prune=PruneConfig(cumulative_gate=True, fade_attention=True),
@@ -45,6 +63,21 @@ PRESETS: dict[str, Preset] = {
         summary="learned shares of ranked tokens under a FLOPs constraint (KDD 2023; --target-speedup)",
         prune=RankBinsConfig(),
         recipe="top",
+    ),
+    "power_bert": Preset(
+        summary="learned counts of the most significant tokens (ICML 2020)",
+        prune=RankCountsConfig(),
+        recipe="power_bert",
+    ),
+    "spatten": Preset(
+        summary="a schedule of tokens and heads, ranked over all layers so far (HPCA 2021)",
+        prune=CascadeConfig(),
+        recipe="scheduled",
+    ),
+    "ltp_topk": Preset(
+        summary="a schedule of tokens, ranked layer by layer: the top-k baseline of LTP (KDD 2022)",
+        prune=CascadeConfig(accumulate=False, final_head_ratio=1.0),
+        recipe="scheduled",
     ),
 }
 
@@ -93,6 +126,18 @@ RECIPES: dict[str, TrainConfig] = {
         rank_weight=0.01,
         rank_floor=0.01,
     ),
+    "deebert": TrainConfig(
+        epochs={"finetune": 3.0, "distill_exits": 3.0}, joint_exits=0.0, exit_teacher="labels"
+    ),
+    "pabee": TrainConfig(epochs={"finetune": 3.0}, exit_weights="depth_of_all"),
+    "truncated": TrainConfig(epochs={"finetune": 3.0}, student_keeps="first"),
+    "distilbert": TrainConfig(epochs={"finetune": 3.0, "distill_student": 3.0}, student_keeps="alternate"),
+    "power_bert": TrainConfig(
+        epochs={"finetune": 3.0, "soft_prune": 3.0, "hard_prune": 2.0},
+        learning_rate_thresholds=1e-2,
+        budget_exact=True,
+    ),
+    "scheduled": TrainConfig(epochs={"finetune": 3.0, "hard_prune": 2.0}),
     "paper": PAPER,
     "paper-ag_news": _paper(3, 1, 2, 2, batch=64),
     "paper-yelp_polarity": _paper(3, 1, 2, 2, batch=64),
@@ -129,5 +174,5 @@ def apply_preset(config: ModelConfig, chosen: Preset) -> ModelConfig:
     """The model config with the method's pruning and exits in place of its own."""
     exits = chosen.exit
     if exits is not None and config.problem_type == "regression":
-        exits = exits.replace(criterion="patience")
+        exits = exits.replace(criterion="patience", patience=3)
     return config.replace(prune=chosen.prune, exit=exits, final_head=chosen.final_head)

@@ -4,20 +4,22 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-from magic_pyramid.config import AnyPruneConfig, Config, ExitConfig, ModelConfig, TrainConfig, field_docs
+from magic_pyramid.config import (
+    PRUNE_KINDS,
+    Config,
+    ExitConfig,
+    ModelConfig,
+    TrainConfig,
+    field_docs,
+)
 from magic_pyramid.errors import ConfigError, nearest
 from magic_pyramid.presets import Preset, find_preset, find_recipe
 
 _MODEL_FIELDS = ("max_length", "final_head")
-_PARTS: dict[str, tuple[type[Config], ...]] = {
-    "prune": get_args(AnyPruneConfig),
-    "exit": (ExitConfig,),
-    "train": (TrainConfig,),
-    "model": (ModelConfig,),
-}
-"""The configs whose fields a part may have."""
+_PARTS = ("prune", "exit", "train", "model")
+"""What `--set` names a field of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,8 @@ def settable_fields() -> dict[str, str]:
     """Every setting that has a name, with its description."""
     return {
         f"{part}.{name}": doc
-        for part, configs in _PARTS.items()
-        for config in reversed(configs)
+        for part in _PARTS
+        for config in reversed(_configs_of(part))
         for name, doc in field_docs(cast("Any", config)).items()
         if name != "kind" and (part != "model" or name in _MODEL_FIELDS)
     }
@@ -92,6 +94,17 @@ def read_value(text: str) -> Any:
         return text
 
 
+def _configs_of(part: str) -> tuple[type[Config], ...]:
+    """The configs whose fields a part may have."""
+    configs: dict[str, tuple[type[Config], ...]] = {
+        "prune": tuple(PRUNE_KINDS.values()),
+        "exit": (ExitConfig,),
+        "train": (TrainConfig,),
+        "model": (ModelConfig,),
+    }
+    return configs[part]
+
+
 def _check_keys(values: Mapping[str, Any]) -> None:
     known = settable_fields()
     for key in values:
@@ -113,7 +126,7 @@ def _check_types(chosen: Preset, fields: Mapping[str, Mapping[str, Any]]) -> Non
 
     if not isinstance(fields["train"].get("epochs", {}), Mapping):
         raise ConfigError('train.epochs must be an object, such as {"finetune": 3}')
-    configs = {part: configs[0] for part, configs in _PARTS.items()}
+    configs = {part: _configs_of(part)[0] for part in _PARTS}
     if chosen.prune is not None:
         configs["prune"] = type(chosen.prune)
     hints = {part: typing.get_type_hints(config) for part, config in configs.items()}

@@ -9,7 +9,14 @@ import numpy as np
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
 from magic_pyramid.engine.array_rule import ArrayExitRule
-from magic_pyramid.engine.interface import AllAnswers, AsksAllHeads, EngineOutput, Setting, layers_tested
+from magic_pyramid.engine.interface import (
+    AllAnswers,
+    AsksAllHeads,
+    EngineOutput,
+    Setting,
+    flops_of,
+    layers_tested,
+)
 from magic_pyramid.metrics import Label, quality
 from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.tokenization import EncodedTexts
@@ -24,8 +31,9 @@ def thresholds_of(config: ModelConfig) -> tuple[float | None, ...]:
     """What may be tried of a model, safest first."""
     if config.exit is None:
         return (None,)
-    # Patience counts layers; a threshold only switches it on.
-    return (None, 0.0) if config.exit.criterion == "patience" else (None, *EXIT_THRESHOLDS)
+    if config.exit.criterion == "patience":
+        return (None, *(1.0 / patience for patience in range(len(config.exit_layers), 0, -1)))
+    return (None, *EXIT_THRESHOLDS)
 
 
 def sweep(
@@ -79,8 +87,7 @@ def simulate(config: ModelConfig, answers: AllAnswers, setting: Setting) -> tupl
         running &= ~now
     ran = np.arange(layers + 1) <= exit_layer[:, None] + 1
     output = EngineOutput(logits=logits, exit_layer=exit_layer, num_tokens=answers.num_tokens * ran)
-    flops = CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
-    return output, flops
+    return output, flops_of(config, output, setting)
 
 
 def exit_statistics(config: ModelConfig, answers: AllAnswers, setting: Setting) -> ExitStatistics:

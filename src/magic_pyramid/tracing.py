@@ -54,10 +54,10 @@ def _layer(
     *,
     with_attention: bool,
 ) -> TraceLayer:
-    weights = model.block(layer).attention.weigh(before.hidden_states, before.layout, before.bias)
+    weights = model.weigh(before, layer, scale=setting.prune_scale)
     bar = None
     if model.pruner is not None and model.pruner.prunes_at(layer, scale=setting.prune_scale):
-        bar = model.pruner.mass_threshold(layer, attended(before, weights.mass), scale=setting.prune_scale)
+        bar = model.pruner.mass_threshold(layer, attended(before, weights), scale=setting.prune_scale)
     logits = _asked_logits(model, after, layer, setting)
     criterion = model.config.exit.criterion if model.config.exit else "entropy"
     unsure = None

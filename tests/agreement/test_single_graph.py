@@ -158,7 +158,7 @@ def rules(tmp_path_factory):
 @given(data=st.data())
 def test_the_rule_in_a_graph_decides_as_the_one_on_arrays(rules, name, data):
     config = CRITERIA[name]
-    threshold = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+    threshold = data.draw(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 0.9, 1.0]))
     arrays = ArrayExitRule(config, threshold)
     state = arrays.start(1)
     memory = {"memory_0": state.answer, "memory_1": state.streak}

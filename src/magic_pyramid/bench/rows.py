@@ -64,9 +64,13 @@ def gflops_of(
     if exit_layer is None or num_tokens is None:
         flops = cost.dense_flops(np.asarray(texts.encoded.lengths), convention="actual")
     else:
-        asked = layers_tested(config, default_setting(config) if contender.adaptive else DENSE)
+        setting = default_setting(config) if contender.adaptive else DENSE
         flops = cost.flops(
-            np.asarray(num_tokens), np.asarray(exit_layer), convention="actual", tested_layers=asked
+            np.asarray(num_tokens),
+            np.asarray(exit_layer),
+            convention="actual",
+            tested_layers=layers_tested(config, setting),
+            prune_scale=setting.prune_scale,
         )
     return float(flops.mean()) / 1e9
 

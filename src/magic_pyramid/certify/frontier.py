@@ -106,9 +106,12 @@ def _one_threshold(outcomes: Outcomes) -> Iterator[tuple[float, ...]]:
 
 
 def _levels(unsure: np.ndarray, count: int) -> list[float]:
-    """At most so many quantiles, ascending, in few digits; 0 is the first."""
+    """At most so many quantiles, ascending, in few digits; 0 is the first.
+
+    Rounded up: whoever stands at a quantile leaves, which matters where many texts share one value.
+    """
     quantiles = np.quantile(unsure, np.linspace(0.0, 1.0, count)[:-1])
-    return sorted({0.0, *(round(float(value), 4) for value in quantiles)})
+    return sorted({0.0, *(min(1.0, round(float(value) + 0.5e-4, 4)) for value in quantiles)})
 
 
 def _greedily(scale: float, outcomes: Outcomes, dense_right: np.ndarray) -> Iterator[Tally]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 
 from magic_pyramid.config import ModelConfig, ProblemType
 from magic_pyramid.cost import CostModel
-from magic_pyramid.engine.array_rule import ArrayExitRule, uncertainty
+from magic_pyramid.engine.array_rule import ArrayExitRule
 from magic_pyramid.engine.interface import AllAnswers
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.metrics import Label
@@ -75,20 +75,24 @@ class Outcomes:
         return np.asarray(self.flops[rows, places] + asked[rows, places])
 
 
-def outcomes_of(config: ModelConfig, answers: AllAnswers, wanted: Answers) -> Outcomes:
+def outcomes_of(
+    config: ModelConfig, answers: AllAnswers, wanted: Answers, *, prune_scale: float = 1.0
+) -> Outcomes:
     """Read what all heads said at one prune scale.
 
     Args:
         config: the model.
         answers: of its heads.
         wanted: the right answers, or those of the dense model.
+        prune_scale: the scale.
     """
     last, cost = config.backbone.num_hidden_layers - 1, CostModel(config)
     heads = (*config.exit_layers, last)
     count = len(answers.num_tokens)
 
     def flops(layer: int, tested: tuple[int, ...]) -> np.ndarray:
-        return cost.flops(answers.num_tokens, np.full(count, layer), tested_layers=tested)
+        exit_layer = np.full(count, layer)
+        return cost.flops(answers.num_tokens, exit_layer, tested_layers=tested, prune_scale=prune_scale)
 
     layers = np.stack([flops(layer, ()) for layer in heads], axis=1)
     asked = [flops(layer, (layer,)) - layers[:, place] for place, layer in enumerate(config.exit_layers)]
@@ -132,19 +136,9 @@ def wanted_answers(labels: Sequence[Label], config: ModelConfig) -> Answers:
 
 
 def _unsure(config: ModelConfig, answers: AllAnswers) -> np.ndarray:
-    """Uncertainties; with patience 0 where a head lets a text go, and 1 elsewhere."""
-    exits, count = config.exit, len(answers.num_tokens)
-    if exits is None or not config.exit_layers:
-        return np.zeros((count, 0), dtype=np.float32)
-    if exits.criterion != "patience":
-        columns = [
-            uncertainty(answers.logits[layer], problem_type=config.problem_type, criterion=exits.criterion)
-            for layer in config.exit_layers
-        ]
-        return np.stack(columns, axis=1)
-    rule = ArrayExitRule(config, 0.0)
-    state, columns = rule.start(count), []
-    for layer in config.exit_layers:
-        leaves, state = rule.test(answers.logits[layer], state, layer=layer)
-        columns.append((~leaves).astype(np.float32))
-    return np.stack(columns, axis=1)
+    count, rule = len(answers.num_tokens), ArrayExitRule(config, 0.0)
+    state = rule.start(count)
+    unsure = np.zeros((count, len(config.exit_layers)), dtype=np.float32)
+    for column, layer in enumerate(config.exit_layers):
+        unsure[:, column], state = rule.measure(answers.logits[layer], state)
+    return unsure

@@ -12,7 +12,14 @@ from magic_pyramid.config.model import (
     check_exit_layers,
     check_exit_threshold,
 )
-from magic_pyramid.config.prune import AnyPruneConfig, PruneConfig, RankBinsConfig
+from magic_pyramid.config.prune import (
+    PRUNE_KINDS,
+    AnyPruneConfig,
+    CascadeConfig,
+    PruneConfig,
+    RankBinsConfig,
+    RankCountsConfig,
+)
 from magic_pyramid.config.train import STAGE_NAMES, StageName, TrainConfig
 
 FORMAT_VERSION = 1
@@ -20,15 +27,18 @@ FORMAT_VERSION = 1
 
 __all__ = [
     "FORMAT_VERSION",
+    "PRUNE_KINDS",
     "STAGE_NAMES",
     "AnyPruneConfig",
     "BackboneConfig",
+    "CascadeConfig",
     "Config",
     "ExitConfig",
     "ModelConfig",
     "ProblemType",
     "PruneConfig",
     "RankBinsConfig",
+    "RankCountsConfig",
     "StageName",
     "TrainConfig",
     "check_exit_layers",

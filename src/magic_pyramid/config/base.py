@@ -39,6 +39,15 @@ class Config:
         except TypeError as error:
             raise ConfigError(f"{cls.__name__} cannot be built: {error}") from None
 
+    @classmethod
+    def variant_of(cls, data: object) -> type["Config"]:
+        """The class that JSON data belongs to, where a class stands for several kinds.
+
+        Raises:
+            ConfigError: no config is of that kind.
+        """
+        return cls
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again."""
         return self.from_dict({**self.to_dict(), **{k: _to_json(v) for k, v in changes.items()}})
@@ -61,7 +70,7 @@ def _from_json(hint: Any, value: Any) -> Any:
             return None
         return _from_json(variant(hint, value), value)
     if isinstance(hint, type) and issubclass(hint, Config):
-        return value if isinstance(value, hint) else hint.from_dict(value)
+        return value if isinstance(value, hint) else hint.variant_of(value).from_dict(value)
     if origin is tuple:
         return tuple(_from_json(arguments[0], item) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -70,7 +79,7 @@ def _from_json(hint: Any, value: Any) -> Any:
 
 
 def variant(hint: Any, value: object) -> Any:
-    """The member of a union that JSON data belongs to: among several configs the one of its ``kind``.
+    """The member of a union that JSON data belongs to: of a config with several kinds that of its ``kind``.
 
     Raises:
         ConfigError: no config is of that kind.
@@ -79,18 +88,14 @@ def variant(hint: Any, value: object) -> Any:
     if isinstance(value, list | tuple):
         # Of a number and a list of numbers, the list is named last.
         return members[-1]
-    if len(members) == 1 or not isinstance(value, Mapping):
-        return type(value) if type(value) in members else members[0]
-    kinds = {kind_of(member): member for member in members}
-    kind = value.get("kind", next(iter(kinds)))
-    if kind not in kinds:
-        raise ConfigError(f"kind is {kind!r}; {nearest(str(kind), kinds)}")
-    return kinds[kind]
+    if isinstance(value, Mapping) and isinstance(members[0], type) and issubclass(members[0], Config):
+        return members[0].variant_of(value)
+    return type(value) if type(value) in members else members[0]
 
 
-def kind_of(member: Any) -> str:
-    """The name by which JSON data tells a config from the others of a union."""
-    return str(next(f.default for f in dataclasses.fields(member) if f.name == "kind"))
+def kind_of(member: type[Config]) -> str:
+    """The name by which JSON data tells a config from the others of its family."""
+    return str(next(f.default for f in dataclasses.fields(member) if f.name == "kind"))  # type: ignore[arg-type]
 
 
 @cache

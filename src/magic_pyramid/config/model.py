@@ -83,13 +83,15 @@ class ExitConfig(Config):
     criterion: Literal["entropy", "max_prob", "margin", "patience"] = "entropy"
     """What is compared with `threshold`; a sequence leaves at the first layer that passes."""
     threshold: float | tuple[float, ...] | None = 0.1
-    """Leave where the uncertainty is at most this, in [0, 1], or this exit layer's value; None: never."""
+    """Leave where the uncertainty is at most this, in [0, 1], or this exit layer's value; None: never. With
+    `patience`, 1 / t waits for t heads in a row that agree."""
     tested_layers: tuple[int, ...] | None = None
     """0-based layers whose head is asked by default; None: all with a head."""
-    patience: int = 3
-    """Layers in a row that must agree before a sequence leaves (criterion `patience`)."""
+    patience: int | None = None
+    """Heads in a row that must agree (criterion `patience`): another way to set `threshold` to 1 / this."""
     patience_tolerance: float = 0.05
-    """Regression: two layers agree when their outputs differ by at most this (criterion `patience`)."""
+    """Regression: two heads agree when their outputs differ by at most this (criterion `patience`); `train`
+    takes a twentieth of the range of the train labels."""
     kl: Literal["forward", "reverse"] = "forward"
     """Direction of the self-distillation loss: KL(teacher, exit), or, as the papers print it, its reverse."""
 
@@ -99,7 +101,11 @@ class ExitConfig(Config):
             "exit", "criterion", self.criterion, Literal["entropy", "max_prob", "margin", "patience"]
         )
         check_choice("exit", "kl", self.kl, Literal["forward", "reverse"])
-        check_within("exit", "patience", self.patience, 1, 1000)
+        if self.patience is not None:
+            check_within("exit", "patience", self.patience, 1, 1000)
+            if self.criterion == "patience" and self.threshold is not None:
+                object.__setattr__(self, "threshold", 1.0 / self.patience)
+            object.__setattr__(self, "patience", None)
         check_exit_threshold(self.threshold)
         if self.head_size % self.head_attention_heads:
             raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from magic_pyramid.config.base import Config, check_choice, check_within
 from magic_pyramid.errors import ConfigError, nearest
 
-StageName = Literal["finetune", "soft_prune", "hard_prune", "distill_exits"]
+StageName = Literal["finetune", "soft_prune", "hard_prune", "distill_exits", "distill_student"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -43,15 +43,22 @@ class TrainConfig(Config):
     gradient_accumulation: int = 1
     """Batches whose gradients are summed before a step."""
     distill_weight: float = 0.5
-    """Share of the label loss replaced by KL to the fine-tuned model in the pruning stages, in [0, 1]."""
+    """Share of the label loss replaced by KL to the fine-tuned model in the stages after it, in [0, 1]."""
     distill_temperature: float = 2.0
     """Temperature of that KL."""
     joint_exits: float = 1.0
     """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
-    exit_teacher: Literal["final_head", "finetuned"] = "final_head"
-    """Whom exits learn from after `finetune`: the final head of the moment, or the fine-tuned model."""
-    exit_weights: Literal["uniform", "depth"] = "uniform"
-    """How the exits share their weight while the backbone trains: alike, or in proportion to their depth."""
+    exit_teacher: Literal["final_head", "finetuned", "labels"] = "final_head"
+    """Whom exits learn from after `finetune`: the final head of the moment, the fine-tuned model, or nobody,
+    from the labels."""
+    exit_weights: Literal["uniform", "depth", "depth_of_all"] = "uniform"
+    """How the exits share their weight while the backbone trains: alike, or in proportion to their depth;
+    `depth_of_all` counts the final head in, all weights together being 1."""
+    student_keeps: Literal["all", "first", "alternate"] = "all"
+    """Layers of the encoder that the model keeps: all, the first, or evenly spaced ones. The others go before
+    `distill_student`, where the whole encoder is the teacher, or at the start where that has 0 epochs."""
+    student_layers: int | None = None
+    """How many layers a student keeps; None: half of them, or as many as `target_speedup` allows."""
     random_scale: float | None = None
     """Once tokens are removed, draw each batch's multiplier of the thresholds from [0, this], so that one
     model serves all budgets; None: always `prune.scale`."""
@@ -87,8 +94,9 @@ class TrainConfig(Config):
                 raise ConfigError(f"train.epochs names the stage {name!r}; {nearest(name, STAGE_NAMES)}")
         for value in self.epochs.values():
             check_within("train", "epochs", value, 0.0, 10_000.0)
-        check_choice("train", "exit_teacher", self.exit_teacher, Literal["final_head", "finetuned"])
-        check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth"])
+        check_choice("train", "exit_teacher", self.exit_teacher, Literal["final_head", "finetuned", "labels"])
+        check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth", "depth_of_all"])
+        check_choice("train", "student_keeps", self.student_keeps, Literal["all", "first", "alternate"])
         check_choice("train", "precision", self.precision, Literal["fp32", "bf16", "fp16"])
         check_within("train", "tokens_per_batch", self.tokens_per_batch, 1, 10_000_000)
         check_within("train", "max_sequences_per_batch", self.max_sequences_per_batch, 1, 1_000_000)

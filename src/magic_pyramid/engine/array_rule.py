@@ -58,7 +58,7 @@ class ArrayExitRule:
     config: ModelConfig
     """The model, which has exits."""
     threshold: ExitThreshold
-    """Leave when the uncertainty is at most this, or this layer's; with `patience` any number is on."""
+    """Leave when the uncertainty is at most this, or this layer's."""
 
     def start(self, num_sequences: int) -> ArrayState:
         """State before the first exit head."""
@@ -72,20 +72,25 @@ class ArrayExitRule:
         self, logits: Float32[np.ndarray, "seqs labels"], state: ArrayState, *, layer: int
     ) -> tuple[Bool[np.ndarray, " seqs"], ArrayState]:
         """Which sequences leave after a 0-based layer, and the state for the next exit head (of all)."""
-        settings = self.config.exit or ExitConfig()
-        if settings.criterion == "patience":
-            return self._test_patience(logits, state, settings)
-        unsure = uncertainty(logits, problem_type=self.config.problem_type, criterion=settings.criterion)
+        unsure, state = self.measure(logits, state)
         return unsure <= np.float32(threshold_after(self.config, self.threshold, layer)), state
 
-    def _test_patience(
-        self, logits: np.ndarray, state: ArrayState, settings: ExitConfig
-    ) -> tuple[np.ndarray, ArrayState]:
+    def measure(
+        self, logits: Float32[np.ndarray, "seqs labels"], state: ArrayState
+    ) -> tuple[Float32[np.ndarray, " seqs"], ArrayState]:
+        """What is compared with the threshold, and the state for the next exit head."""
+        settings = self.config.exit or ExitConfig()
+        if settings.criterion == "patience":
+            state = self._count_agreement(logits, state, settings)
+            return np.float32(1) / (state.streak.astype(np.float32) + np.float32(0.5)), state
+        problem = self.config.problem_type
+        return uncertainty(logits, problem_type=problem, criterion=settings.criterion), state
+
+    def _count_agreement(self, logits: np.ndarray, state: ArrayState, settings: ExitConfig) -> ArrayState:
         answer = _ANSWERS[self.config.problem_type](logits.astype(np.float32))
         tolerance = settings.patience_tolerance if self.config.problem_type == "regression" else 0.0
         agrees = (np.abs(answer - state.answer) <= np.float32(tolerance)).all(axis=-1)
-        streak = np.where(agrees, state.streak + 1, 1)
-        return streak >= settings.patience, ArrayState(answer=answer, streak=streak)
+        return ArrayState(answer=answer, streak=np.where(agrees, state.streak + 1, 1))
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

@@ -55,9 +55,9 @@ def inputs_of(config: ModelConfig) -> tuple[Value, ...]:
         "Multiplier of the token thresholds, >= 0: larger removes more, 0 removes nothing.",
     )
     by_patience = config.exit is not None and config.exit.criterion == "patience"
-    switch = "0 or more lets it leave once enough exit heads agree"
-    bar = "Leave at the first layer whose uncertainty is at most this, in [0, 1]: larger leaves earlier"
-    leaves = f"{switch if by_patience else bar}; a negative number never leaves"
+    streak = "Leave once t exit heads in a row agree, for 1 / t, in [0, 1]"
+    bar = "Leave at the first layer whose uncertainty is at most this, in [0, 1]"
+    leaves = f"{streak if by_patience else bar}: larger leaves earlier; a negative number never leaves"
     threshold = Value(
         "exit_threshold", "float32", (), f"{leaves}, one above 1 takes `exit_thresholds` instead."
     )

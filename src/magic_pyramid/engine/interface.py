@@ -47,17 +47,26 @@ def default_setting(config: ModelConfig) -> Setting:
     )
 
 
+def compares_thresholds(config: ModelConfig) -> bool:
+    """Whether a model prunes not at all, or by what our own engines can do.
+
+    That is to compare importance with thresholds that are known before the attention.
+    """
+    prune = config.prune
+    return prune is None or (isinstance(prune, PruneConfig) and prune.score_norm != "max")
+
+
 def threshold_pruning(config: ModelConfig, *, engine: str) -> PruneConfig | None:
     """How a model prunes, for an engine that can compare importance with thresholds and nothing else.
 
     Raises:
         ConfigError: the model prunes in another way.
     """
-    if config.prune is None or isinstance(config.prune, PruneConfig):
-        return config.prune
-    raise ConfigError(
-        f"{engine} prunes by token thresholds, and this model by {config.prune.kind}; use engine='torch'"
-    )
+    prune = config.prune
+    if prune is None or (isinstance(prune, PruneConfig) and compares_thresholds(config)):
+        return prune
+    way = "relative ones (score_norm 'max')" if isinstance(prune, PruneConfig) else prune.kind
+    raise ConfigError(f"{engine} prunes by token thresholds, and this model by {way}; use engine='torch'")
 
 
 def layers_tested(config: ModelConfig, setting: Setting) -> tuple[int, ...]:
@@ -156,4 +165,6 @@ class AsksAllHeads(Protocol):
 def flops_of(config: ModelConfig, output: "EngineOutput", setting: Setting) -> np.ndarray:
     """FLOPs of each input; the exit heads that were asked are charged."""
     asked = layers_tested(config, setting)
-    return CostModel(config).flops(output.num_tokens, output.exit_layer, tested_layers=asked)
+    return CostModel(config).flops(
+        output.num_tokens, output.exit_layer, tested_layers=asked, prune_scale=setting.prune_scale
+    )

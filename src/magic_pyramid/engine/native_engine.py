@@ -192,7 +192,6 @@ def _shape(config: ModelConfig, *, int8: bool) -> Shape:
         exit_head_size=exits.head_size,
         exit_head_heads=exits.head_attention_heads,
         criterion=_CRITERIA[exits.criterion],
-        patience=exits.patience,
         prunes=int(prune is not None),
         divisor=_DIVISORS[prune.score_norm if prune else "kept"],
         fixed_length=prune.fixed_length if prune else 0,

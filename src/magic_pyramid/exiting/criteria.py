@@ -60,7 +60,7 @@ class ExitRule:
     config: ModelConfig
     """The model, whose exit settings are followed."""
     threshold: ExitThreshold | None
-    """Leave when the uncertainty is at most this, or this layer's; with `patience` any number is on."""
+    """Leave when the uncertainty is at most this, or this layer's."""
 
     def start(self, num_sequences: int, *, device: torch.device | str = "cpu") -> ExitState:
         """State before the first exit head."""
@@ -74,21 +74,23 @@ class ExitRule:
         if self.threshold is None or settings is None:
             return torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device), state
         if settings.criterion == "patience":
-            return _test_patience(logits, state, config=self.config, settings=settings)
-        unsure = uncertainty(logits, problem_type=self.config.problem_type, criterion=settings.criterion)
+            state = _count_agreement(logits, state, config=self.config, settings=settings)
+            unsure = 1.0 / (state.streak.float() + 0.5)
+        else:
+            unsure = uncertainty(logits, problem_type=self.config.problem_type, criterion=settings.criterion)
         return unsure <= threshold_after(self.config, self.threshold, layer), state
 
 
-def _test_patience(
+def _count_agreement(
     logits: Float[Tensor, "seqs labels"], state: ExitState, *, config: ModelConfig, settings: ExitConfig
-) -> tuple[Bool[Tensor, " seqs"], ExitState]:
+) -> ExitState:
     answer = _answer(logits, config.problem_type)
     streak = torch.ones(len(answer), dtype=torch.int64, device=answer.device)
     if state.answer is not None:
         tolerance = settings.patience_tolerance if config.problem_type == "regression" else 0.0
         agrees = ((answer - state.answer).abs() <= tolerance).all(-1)
         streak = torch.where(agrees, state.streak + 1, streak)
-    return streak >= settings.patience, ExitState(answer=answer, streak=streak)
+    return ExitState(answer=answer, streak=streak)
 
 
 def _answer(logits: Float[Tensor, "seqs labels"], problem_type: ProblemType) -> Float[Tensor, "seqs answers"]:

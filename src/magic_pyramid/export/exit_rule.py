@@ -51,11 +51,12 @@ class GraphExitRule:
     def test(self, logits: str, memory: Memory, *, threshold: str) -> tuple[str, Memory]:
         """Whether the sequence leaves, ``[1]``, bool, and the memory for the next exit head."""
         if memory:
-            return self._test_patience(logits, *memory)
-        unsure = uncertainty(self.graph, logits, config=self.config)
-        return self.graph.op("LessOrEqual", unsure, threshold), ()
+            unsure, memory = self._count_agreement(logits, *memory)
+        else:
+            unsure = uncertainty(self.graph, logits, config=self.config)
+        return self.graph.op("LessOrEqual", unsure, threshold), memory
 
-    def _test_patience(self, logits: str, previous: str, streak: str) -> tuple[str, Memory]:
+    def _count_agreement(self, logits: str, previous: str, streak: str) -> tuple[str, Memory]:
         graph, problem = self.graph, self.config.problem_type
         tolerance = self.settings.patience_tolerance if problem == "regression" else 0.0
         answer = _ANSWERS[problem](graph, logits)
@@ -63,7 +64,8 @@ class GraphExitRule:
         close = graph.op("LessOrEqual", distance, graph.constant(np.float32(tolerance)))
         agrees = graph.op("ReduceMin", graph.op("Cast", close, to=INT64), axes=[-1], keepdims=0)
         streak = graph.op("Add", graph.op("Mul", agrees, streak), graph.integers(1))
-        return graph.op("GreaterOrEqual", streak, graph.integers(self.settings.patience)), (answer, streak)
+        longer = graph.op("Add", graph.op("Cast", streak, to=FLOAT), graph.constant(np.float32(0.5)))
+        return graph.op("Div", graph.constant(np.float32(1)), longer), (answer, streak)
 
     @property
     def _answers(self) -> int:

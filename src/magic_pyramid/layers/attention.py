@@ -6,6 +6,7 @@ Token pruning decides between the halves, so the second one runs for the kept qu
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -28,18 +29,25 @@ class AttentionWeights:
     """Attention probabilities of one layer, before they are applied to the values."""
 
     layout: Layout
-    probs: tuple[Float[Tensor, "_ heads _ _"], ...]
-    values: tuple[Float[Tensor, "_ heads _ head_size"], ...]
+    probs: tuple[Float[Tensor, "_ run _ _"], ...]
+    values: tuple[Float[Tensor, "_ run _ head_size"], ...]
     mass: Float[Tensor, " tokens"]
-    """Attention each token receives: sum over the sequence's queries, mean over heads; averages 1 exactly."""
+    """Attention each token receives: sum over the sequence's queries, mean over the heads that run; averages
+    1 exactly."""
+    own_mass: Float[Tensor, " tokens"] | None
+    """The part of it that each token pays to itself, where that was asked for."""
     dropout: float
     """Dropout on the probabilities when they are applied."""
+    num_heads: int
+    """Of the layer."""
+    heads: Int64[Tensor, "seqs run"] | None
+    """Those that run for each sequence; None: all."""
 
     def context(self) -> Float[Tensor, "tokens hidden"]:
         """What every token sees."""
         return self.layout.to_packed(
             [
-                _flatten(functional.dropout(probs, self.dropout) @ values, group)
+                _flatten(self._spread(functional.dropout(probs, self.dropout) @ values, group), group)
                 for group, probs, values in self._parts()
             ]
         )
@@ -51,7 +59,16 @@ class AttentionWeights:
         if not is_single or 2 * len(kept) > len(self.mass):
             return self.context().index_select(0, kept)
         queries = self.probs[0].index_select(2, kept)
-        return (functional.dropout(queries, self.dropout) @ self.values[0])[0].transpose(0, 1).flatten(1)
+        context = functional.dropout(queries, self.dropout) @ self.values[0]
+        return self._spread(context, self.layout.groups[0])[0].transpose(0, 1).flatten(1)
+
+    def _spread(self, context: Tensor, group: Group) -> Tensor:
+        """All heads of a group's sequences: exactly 0 where one did not run."""
+        if self.heads is None:
+            return context
+        seqs, _, queries, head_size = context.shape
+        places = _of_group(self.heads, group)[:, :, None, None].expand_as(context)
+        return context.new_zeros(seqs, self.num_heads, queries, head_size).scatter(1, places, context)
 
     def _parts(self) -> "zip[tuple[Group, Tensor, Tensor]]":
         return zip(self.layout.groups, self.probs, self.values, strict=True)
@@ -91,17 +108,30 @@ class Attention(nn.Module):
         layout: Layout,
         bias: Bias | None,
         presence: Float[Tensor, " tokens"] | None = None,
+        *,
+        heads: Int64[Tensor, "seqs run"] | None = None,
+        with_own_mass: bool = False,
     ) -> AttentionWeights:
         """Probabilities (fp32, before dropout) and the mass each token receives.
 
         A token that is only partly there, its ``presence`` in [0, 1], is attended that much less and its own
         attention counts that much less: 0 is as if it had been removed. None: all are there.
+
+        Args:
+            hidden_states: of all tokens.
+            layout: how their sequences are grouped.
+            bias: relative position bias of each group.
+            presence: how far each token is there.
+            heads: those that run for each sequence, ascending; None: all. Nothing of the others is computed
+                behind their projections.
+            with_own_mass: also give what each token pays to itself.
         """
         qkv = self.qkv(hidden_states)
-        probs, values, masses = [], [], []
+        probs, values, masses, own = [], [], [], []
         for index, group in enumerate(layout.groups):
-            query, key, value = self._heads(qkv, group)
-            added = _key_bias(group, None if bias is None else bias[index], query)
+            parts = (*self._heads(qkv, group), None if bias is None else bias[index])
+            query, key, value, position_bias = parts if heads is None else _pick(parts, heads, group)
+            added = _key_bias(group, position_bias, query)
             scores = _scores(query, key, added)
             there = None
             if presence is not None:
@@ -111,12 +141,17 @@ class Attention(nn.Module):
             probs.append(weights.to(value.dtype))
             values.append(value)
             masses.append(_mass(weights, group, there))
+            if with_own_mass:
+                own.append(group.tokens_of(weights.diagonal(dim1=2, dim2=3).mean(dim=1)))
         return AttentionWeights(
             layout=layout,
             probs=tuple(probs),
             values=tuple(values),
             mass=layout.to_packed(masses),
+            own_mass=layout.to_packed(own) if with_own_mass else None,
             dropout=self._dropout_now,
+            num_heads=self.num_heads,
+            heads=heads,
         )
 
     @property
@@ -128,6 +163,18 @@ class Attention(nn.Module):
         split = group.entries_of(qkv).view(seqs, length, 3, self.num_heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
+
+
+def _of_group(heads: Int64[Tensor, "seqs run"], group: Group) -> Int64[Tensor, "members run"]:
+    return heads[list(group.sequences)]
+
+
+def _pick(
+    parts: tuple[Tensor | None, ...], heads: Int64[Tensor, "seqs run"], group: Group
+) -> tuple[Any, ...]:
+    """What the heads of a group's sequences that run have of each part."""
+    places = _of_group(heads, group)[:, :, None, None]
+    return tuple(None if part is None else part.take_along_dim(places, dim=1) for part in parts)
 
 
 def _key_bias(group: Group, bias: Tensor | None, like: Tensor) -> Tensor | None:

@@ -26,6 +26,8 @@ class Group:
     """Places of the tokens among the group's entries; None when all are tokens."""
     start: int | None
     """First packed row, where the entries are consecutive packed rows; None where they are not."""
+    sequences: tuple[int, ...]
+    """Which of the batch's sequences they are."""
 
     def entries_of(self, values: Shaped[Tensor, "tokens ..."]) -> Shaped[Tensor, "entries ..."]:
         """Packed values of the group's entries, sequence after sequence, padding included."""
@@ -59,12 +61,13 @@ def plan_layout(batch: PackedBatch) -> Layout:
     device = batch.cu_seqlens.device
     if batch.num_sequences == 1:
         rows = torch.arange(batch.num_tokens, device=device)[None]
-        return Layout(groups=(Group(rows=rows, valid=None, entries=None, start=0),), inverse=None)
+        only = Group(rows=rows, valid=None, entries=None, start=0, sequences=(0,))
+        return Layout(groups=(only,), inverse=None)
     lengths = batch.lengths.tolist()
     starts = batch.cu_seqlens.tolist()
     is_cpu = device.type == "cpu"
     members = _similar_lengths(lengths) if is_cpu else [list(range(len(lengths)))]
-    groups = tuple(_group([starts[i] for i in rows], [lengths[i] for i in rows], device) for rows in members)
+    groups = tuple(_group(rows, starts, lengths, device) for rows in members)
     is_packed_order = [i for rows in members for i in rows] == list(range(len(lengths)))
     inverse = (
         None if is_packed_order else _inverse(torch.cat([group.tokens_of(group.rows) for group in groups]))
@@ -87,16 +90,19 @@ def _similar_lengths(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def _group(starts: list[int], lengths: list[int], device: torch.device) -> Group:
-    width = max(lengths)
+def _group(members: list[int], all_starts: list[int], all_lengths: list[int], device: torch.device) -> Group:
+    starts, lengths = [all_starts[i] for i in members], [all_lengths[i] for i in members]
+    width, sequences = max(lengths), tuple(members)
     steps = torch.arange(width, device=device)
     rows = torch.tensor(starts, device=device)[:, None] + steps
     if min(lengths) == width:
         is_consecutive = starts == list(range(starts[0], starts[0] + width * len(starts), width))
-        return Group(rows=rows, valid=None, entries=None, start=starts[0] if is_consecutive else None)
+        start = starts[0] if is_consecutive else None
+        return Group(rows=rows, valid=None, entries=None, start=start, sequences=sequences)
     valid = steps < torch.tensor(lengths, device=device)[:, None]
     entries = valid.flatten().nonzero().flatten()
-    return Group(rows=rows.masked_fill(~valid, 0), valid=valid, entries=entries, start=None)
+    rows = rows.masked_fill(~valid, 0)
+    return Group(rows=rows, valid=valid, entries=entries, start=None, sequences=sequences)
 
 
 def _inverse(order: Int64[Tensor, " tokens"]) -> Int64[Tensor, " tokens"]:

@@ -27,7 +27,7 @@ typedef struct {
     int32_t num_positions, position_offset, num_types, num_labels;
     int32_t hidden_act, head_act, problem, final_head;
     int32_t exit_head, exit_head_size, exit_head_heads;
-    int32_t criterion, patience;
+    int32_t criterion;
     int32_t prunes, divisor, fixed_length;
     int32_t separator;     // Token id that is never removed; -1: none.
     int32_t max_distance;  // Relative position bias reaches from -max_distance to max_distance; 0: there is none.

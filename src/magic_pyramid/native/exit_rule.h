@@ -41,9 +41,11 @@ class ExitRule {
     }
 
     // Whether the sequence at this place leaves with these logits; to be asked once a head, in any order.
-    // `threshold`: leave when the uncertainty is at most this; patience does not look at it.
+    // `threshold`: leave when the uncertainty is at most this.
     bool leaves(int64_t place, const float* logits, float threshold) {
-        if (shape_.criterion == MP_PATIENCE) return is_patient(place, logits);
+        if (shape_.criterion == MP_PATIENCE) {
+            return 1.0f / (static_cast<float>(streak(place, logits)) + 0.5f) <= threshold;
+        }
         return uncertainty(logits) <= threshold;
     }
 
@@ -88,7 +90,8 @@ class ExitRule {
         return std::min(std::max(uncertainty_of(probs_, shape_.criterion), 0.0f), 1.0f);
     }
 
-    bool is_patient(int64_t place, const float* logits) {
+    // How many heads in a row, this one included, gave the same answer.
+    int64_t streak(int64_t place, const float* logits) {
         const int64_t labels = shape_.num_labels, width = num_answers();
         const float tolerance = shape_.problem == MP_REGRESSION ? shape_.patience_tolerance : 0.0f;
         float* previous = answers_.data() + place * width;
@@ -104,9 +107,9 @@ class ExitRule {
             agrees = agrees && std::fabs(answer - previous[i]) <= tolerance;
             previous[i] = answer;
         }
-        int64_t& streak = streaks_[static_cast<size_t>(place)];
-        streak = agrees ? streak + 1 : 1;
-        return streak >= shape_.patience;
+        int64_t& count = streaks_[static_cast<size_t>(place)];
+        count = agrees ? count + 1 : 1;
+        return count;
     }
 
     const mp_shape& shape_;

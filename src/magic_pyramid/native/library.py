@@ -26,7 +26,7 @@ class Shape(ctypes.Structure):
                 "num_positions", "position_offset", "num_types", "num_labels",
                 "hidden_act", "head_act", "problem", "final_head",
                 "exit_head", "exit_head_size", "exit_head_heads",
-                "criterion", "patience",
+                "criterion",
                 "prunes", "divisor", "fixed_length",
                 "separator", "max_distance", "int8",
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from magic_pyramid.config import ModelConfig, RankBinsConfig
 from magic_pyramid.packing import PackedBatch
+from magic_pyramid.pruning.bisection import bisect
 from magic_pyramid.pruning.hard_concrete import LARGEST, binarise, probability, sample
 from magic_pyramid.pruning.interface import Attended, Pruner
 from magic_pyramid.pruning.ranking import all_but_first, ranks
@@ -22,15 +23,13 @@ _ROUNDING = 1e-9
 """Slack of a product that should be a whole number."""
 _LARGEST_SHIFT = 4 * LARGEST
 """From here on every bin of a layer is likely, or none."""
-_BISECTIONS = 24
 
 
 class RankBinsPruner(Pruner[RankBinsConfig]):
     """Hard-concrete variables while training softly, afterwards the mask that they amount to."""
 
     def __init__(self, config: ModelConfig, prune: RankBinsConfig) -> None:
-        super().__init__(prune)
-        self.num_layers = config.backbone.num_hidden_layers
+        super().__init__(config, prune)
         self.rows = {layer: row for row, layer in enumerate(prune.layers_of(self.num_layers))}
         # Every bin is kept and no layer prunes at first, with the variables at their limits.
         self.fine = nn.Parameter(torch.full((len(self.rows), prune.num_bins), LARGEST))
@@ -51,10 +50,6 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
         shares, gate = self._drawn(layer) if self.training else (self.kept_bins(layer).float(), 1.0)
         weights = 1.0 - (1.0 - shares.index_select(0, bins)) * gate
         return torch.where(among, weights, 1.0) * earlier
-
-    def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
-        """Nothing: what removal is worth is the budget's to say."""
-        return soft_mask.new_zeros(batch.num_sequences)
 
     def expected_tokens(
         self,
@@ -107,7 +102,7 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
 
     def meet(
         self, lengths: Int64[Tensor, " seqs"], *, wanted: float, measure: Callable[[Tensor], float]
-    ) -> bool:
+    ) -> float | None:
         """Shift the fine variables of all layers alike, by bisection; which layers prune stays as it is."""
         learned = self.fine.detach().clone()
 
@@ -116,12 +111,7 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
                 self.fine.copy_(learned - shift)
             return measure(self._counts(lengths))
 
-        low, high = -_LARGEST_SHIFT, _LARGEST_SHIFT
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if measured(middle) < wanted else (low, middle)
-        measured(min((low, high), key=lambda shift: abs(measured(shift) - wanted)))
-        return True
+        return bisect(measured, -_LARGEST_SHIFT, _LARGEST_SHIFT, wanted=wanted)
 
     def settle(self) -> None:
         """Bring the variables back to where they learn."""

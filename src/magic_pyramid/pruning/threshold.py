@@ -21,7 +21,7 @@ class ThresholdPruner(Pruner[PruneConfig]):
     """One learnable threshold per layer: a fixed initial ramp plus a learned difference."""
 
     def __init__(self, config: ModelConfig, prune: PruneConfig) -> None:
-        super().__init__(prune)
+        super().__init__(config, prune)
         self.sep_token_id = config.backbone.sep_token_id if prune.protect_sep else None
         self.register_buffer("initial", initial_thresholds(prune, config.backbone.num_hidden_layers))
         self.delta = nn.Parameter(torch.zeros_like(self.initial), requires_grad=prune.learn_thresholds)
@@ -50,14 +50,16 @@ class ThresholdPruner(Pruner[PruneConfig]):
         counts the tokens that they leave.
         """
         batch, earlier = attended.batch, attended.soft_mask if self.config.cumulative_gate else None
-        divisor = self._divisor(alive=_alive(batch, earlier), input_lengths=batch.lengths)
+        divisor = self._divisor(attended, alive=_alive(batch, earlier), input_lengths=batch.lengths)
         importance = attended.mass / batch.per_token(divisor)
         soft = torch.sigmoid((importance - self.token_thresholds[layer]) / self.config.temperature)
         protected = self._separators(batch) if self.config.gate_cls else self.protected(batch)
         soft = soft.masked_fill(protected, 1.0)
         return soft if earlier is None else soft * earlier
 
-    def penalty(self, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch) -> Float[Tensor, " seqs"]:
+    def penalty(
+        self, layer: int, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch
+    ) -> Float[Tensor, " seqs"]:
         """Mean soft mask of each sequence (LTP's regulariser)."""
         totals = batch.sum_tokens(soft_mask)
         widths = {"valid": batch.lengths, "padded": batch.lengths.max().expand_as(batch.lengths)}
@@ -77,7 +79,8 @@ class ThresholdPruner(Pruner[PruneConfig]):
     def mass_threshold(self, layer: int, attended: Attended, *, scale: float) -> Float[Tensor, " seqs"]:
         """The attention mass below which a token of each sequence is removed."""
         bar = (self.token_thresholds[layer] * scale).clamp(min=SMALLEST_THRESHOLD)
-        return bar * self._divisor(alive=attended.batch.lengths, input_lengths=attended.input_lengths)
+        alive, input_lengths = attended.batch.lengths, attended.input_lengths
+        return bar * self._divisor(attended, alive=alive, input_lengths=input_lengths)
 
     def prunes_at(self, layer: int, *, scale: float) -> bool:
         """Whether the layer may remove tokens; a threshold of exactly 0 removes none."""
@@ -99,8 +102,10 @@ class ThresholdPruner(Pruner[PruneConfig]):
             return torch.zeros_like(batch.token_ids, dtype=torch.bool)
         return batch.token_ids == self.sep_token_id
 
-    def _divisor(self, *, alive: Tensor, input_lengths: Tensor) -> Float[Tensor, " seqs"]:
+    def _divisor(self, attended: Attended, *, alive: Tensor, input_lengths: Tensor) -> Float[Tensor, " seqs"]:
         """What turns a sequence's attention mass into importance."""
+        if self.config.score_norm == "max":
+            return attended.batch.max_tokens(attended.mass)
         if self.config.score_norm == "fixed":
             return torch.full_like(alive, self.config.fixed_length, dtype=torch.float32)
         return (alive if self.config.score_norm == "kept" else input_lengths).to(torch.float32)

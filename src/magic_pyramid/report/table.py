@@ -16,6 +16,8 @@ BASELINE = (
     "Dense: the same weights in the same engine with pruning and exits off. "
     "FLOPs per text; padding is not counted unless a column says so."
 )
+FULL_DEPTH = " Full depth: a dense encoder with all the layers of the one that the student was cut from."
+"""What a student is measured against beside that."""
 """What every speed-up is measured against."""
 LENGTHS = ("1-35", "36-70", ">70")
 """Length buckets of the paper, in tokens."""
@@ -46,6 +48,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("dense_gflops", "dense", _gflops),
     ("flops_speedup", "fewer FLOPs", _times),
     ("flops_speedup_padded", "fewer, padded", _times),
+    ("flops_speedup_base", "fewer, full depth", _times),
     ("wall_clock_speedup", "faster", _times),
     ("mean_layers", "layers", _one_decimal),
     ("mean_kept_tokens", "kept tokens", _one_decimal),
@@ -74,12 +77,16 @@ def evaluation_renderable(rows: Sequence[Row], *, title: str | None = None) -> R
     parts: list[RenderableType] = [_rich_table(rows, COLUMNS, title)]
     if buckets := rows_by_length(rows):
         parts += [Text(), _rich_table(buckets, LENGTH_COLUMNS, "by length of the text")]
-    return Group(*parts, Text(), Text(BASELINE, style="bright_black"))
+    return Group(*parts, Text(), Text(_baselines(rows), style="bright_black"))
 
 
 def markdown_table(rows: Sequence[Row], *, caption: str | None = None) -> str:
     """The main table in Markdown, followed by its caption (the baseline unless another is given)."""
-    return f"{_markdown(rows, COLUMNS)}\n\n{BASELINE if caption is None else caption}\n"
+    return f"{_markdown(rows, COLUMNS)}\n\n{_baselines(rows) if caption is None else caption}\n"
+
+
+def _baselines(rows: Sequence[Row]) -> str:
+    return BASELINE + (FULL_DEPTH if any("base_layers" in row for row in rows) else "")
 
 
 def markdown_length_table(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""The four stages that turn an encoder into a pyramid."""
+"""The stages that turn an encoder into a pyramid."""
 
 from magic_pyramid.training.progress import show_progress
 from magic_pyramid.training.record import StageReport, TrainEvent, TrainReport

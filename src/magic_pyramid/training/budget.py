@@ -10,7 +10,7 @@ from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.training.projection import projected_speedup
-from magic_pyramid.training.stages import Stage, expects_exits, stages_of
+from magic_pyramid.training.stages import BUDGET_TOLERANCE, Stage, expects_exits, stages_of
 
 
 class Budget(nn.Module):
@@ -80,13 +80,41 @@ def meet_budget(model: PyramidModel, budget: Budget, lengths: Int[np.ndarray, " 
 
     Gives whether the pruner could. With exits the speed-up depends on more than on what is pruned.
     """
-    if model.pruner is None or not budget.exact or model.config.exit_layers:
+    if not budget.exact or model.config.exit_layers:
         return False
+    return _meet(model, 1.0 / (1.0 - budget.share), lengths) is not None
+
+
+def meet_beforehand(model: PyramidModel, train: TrainConfig, lengths: Int[np.ndarray, " rows"]) -> None:
+    """Let a pruner that meets a speed-up without training do so on texts of these lengths.
+
+    Raises:
+        ConfigError: its settings allow no such speed-up.
+    """
+    asked = train.target_speedup
+    if asked is None or not _is_met_beforehand(model.config):
+        return
+    reached = _meet(model, asked, lengths)
+    if reached is not None and reached < asked * (1.0 - BUDGET_TOLERANCE):
+        raise ConfigError(
+            f"train.target_speedup is {asked:g}; with its settings this pruning takes these texts to "
+            f"{reached:.2f} at most; ask for less, or let earlier layers prune"
+        )
+
+
+def _meet(model: PyramidModel, speedup: float, lengths: Int[np.ndarray, " rows"]) -> float | None:
+    """The speed-up of these texts after the pruner came as near as it can; None where it cannot."""
+    if model.pruner is None:
+        return None
     return model.pruner.meet(
-        torch.from_numpy(lengths).to(budget.linear.device),
-        wanted=1.0 / (1.0 - budget.share),
+        torch.from_numpy(lengths).to(model.embeddings.token.weight.device),
+        wanted=speedup,
         measure=lambda num_tokens: projected_speedup(model.config, num_tokens.cpu().numpy()),
     )
+
+
+def _is_met_beforehand(model: ModelConfig) -> bool:
+    return model.prune is not None and model.prune.meets_budget and not model.exit_layers
 
 
 def check_budget(model: ModelConfig, train: TrainConfig, lengths: Int[np.ndarray, " rows"]) -> None:
@@ -99,10 +127,12 @@ def check_budget(model: ModelConfig, train: TrainConfig, lengths: Int[np.ndarray
                 "train.target_speedup is None; give one, such as --target-speedup 2"
             )
         return
+    if _is_met_beforehand(model):
+        return
     stages = [stage for stage in stages_of(model, train) if stage.target_speedup is not None]
     if not stages:
         raise ConfigError(
-            f"train.target_speedup is {asked:g}, but no stage of this training learns token thresholds; "
+            f"train.target_speedup is {asked:g}, but no stage of this training learns what to remove; "
             "choose a preset that prunes, and give soft_prune some epochs"
         )
     cost = CostModel(model if expects_exits(stages[0], model) else model.replace(exit=None))

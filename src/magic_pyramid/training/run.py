@@ -16,12 +16,12 @@ from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
-from magic_pyramid.training.budget import budget_of, check_budget, meet_budget
+from magic_pyramid.training.budget import budget_of, check_budget, meet_beforehand, meet_budget
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
 from magic_pyramid.training.sharing import SharedStages, groups_read, key_of, learned_by, stage_facts
-from magic_pyramid.training.stages import Stage, stages_of
+from magic_pyramid.training.stages import Stage, check_student, stages_of
 from magic_pyramid.training.teacher import Teacher
 from magic_pyramid.training.validation import Validation, ask_teacher
 from magic_pyramid.training.workspace import Workspace, digest_of
@@ -68,7 +68,11 @@ def train(
     _check(config, data, processes)
     train_split = data.splits["train"]
     encoded = encoder.encode([example.inputs for example in train_split], max_length=model.config.max_length)
-    check_budget(model.config, config, np.asarray(encoded.lengths))
+    lengths = np.asarray(encoded.lengths)
+    check_budget(model.config, config, lengths)
+    meet_beforehand(model, config, lengths)
+    stages = stages_of(model.config, config)
+    check_student(config, stages)
     plan = _plan(model, config, data, encoded)
     workspace = Workspace.open(output, plan=plan, resume=resume, processes=processes)
     run = _Run(
@@ -82,7 +86,7 @@ def train(
         shared=SharedStages(folder=shared) if shared else None,
         rows_key=key_of({"data": plan["data"], "tokens": plan["tokens"]}),
     )
-    return TrainReport(stages=tuple(run.stage(stage) for stage in stages_of(model.config, config)))
+    return TrainReport(stages=tuple(run.stage(stage) for stage in stages))
 
 
 class _Run:
@@ -108,12 +112,14 @@ class _Run:
     def stage(self, stage: Stage) -> StageReport:
         """Run a stage, or take over what an earlier run of it left."""
         report = self.workspace.finished(stage.name)
+        if report is None and stage.asks_teacher and self.rows.teacher is None:
+            self.rows.teacher = self._teacher()
+        if stage.layers is not None:
+            self.model.keep_layers(stage.layers)
         if report is not None:
             self.model.load_state_dict(self.workspace.weights(stage.name))
             self._skipped(stage)
             return report
-        if stage.asks_teacher and self.rows.teacher is None:
-            self.rows.teacher = self._teacher()
         report = self._train_once(stage, self.shared) if self.shared else self._train(stage)
         self.workspace.finish(report, self.model.state_dict())
         return report
@@ -196,12 +202,13 @@ class _Run:
         )
 
     def _teacher(self) -> Teacher:
-        """The fine-tuned model's answers on the train rows, computed once."""
+        """The fine-tuned model's answers on the train rows, computed once; it may have come fine-tuned."""
         cached = self.workspace.cached("teacher")
         if cached is not None:
             return Teacher(**cached)
         now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.workspace.weights("finetune"))
+        if self.config.epochs_of("finetune") > 0:
+            self.model.load_state_dict(self.workspace.weights("finetune"))
         teacher = ask_teacher(
             self.model,
             self.rows.encoded,

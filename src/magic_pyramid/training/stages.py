@@ -1,10 +1,13 @@
-"""The four training stages as data: what is masked, which parameters learn, and from which losses."""
+"""The training stages as data: what is masked, which parameters learn, and from which losses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from magic_pyramid.config import Config, ModelConfig, StageName, TrainConfig
+from magic_pyramid.errors import ConfigError
 from magic_pyramid.model import Masking, ParameterGroup
+from magic_pyramid.training.student import kept_layers
 
 BUDGET_TOLERANCE = 0.04
 """A budget is kept when the measured speed-up is within this share of the one asked for."""
@@ -15,13 +18,15 @@ class Stage(Config):
     """One row of the training plan; the loop reads nothing else about a stage."""
 
     name: StageName
-    """Which of the four it is."""
+    """Which of them it is."""
     epochs: float
     """Passes over the train split; the last one may be cut short."""
     masking: Masking
     """What happens to unimportant tokens; validation removes them where training only weights them."""
     trains: tuple[ParameterGroup, ...]
     """The parameter groups that learn; all others are frozen, and their modules run in eval mode."""
+    layers: tuple[int, ...] | None = None
+    """0-based layers that the model is cut to before the stage; None: it stays as it is."""
     label_weight: float = 0.0
     """Weight of the final head's loss against the labels."""
     distill_weight: float = 0.0
@@ -83,9 +88,21 @@ class Stage(Config):
 
 def stages_of(model: ModelConfig, train: TrainConfig) -> tuple[Stage, ...]:
     """The stages that this model needs, in order; a stage of 0 epochs is left out."""
-    pruning = (_soft_prune(model, train), _hard_prune(model, train)) if model.prune else ()
+    soft = (_soft_prune(model, train),) if model.prune and model.prune.softens else ()
+    pruning = (*soft, _hard_prune(model, train)) if model.prune else ()
     exits = (_distill_exits(model, train),) if model.exit_layers else ()
-    return tuple(stage for stage in (_finetune(model, train), *pruning, *exits) if stage.epochs > 0)
+    student = (_distill_student(model, train),) if train.student_keeps != "all" else ()
+    rows = (_finetune(model, train), *pruning, *exits, *student)
+    return tuple(stage for stage in rows if stage.epochs > 0)
+
+
+def check_student(train: TrainConfig, stages: Sequence[Stage]) -> None:
+    """Raise ConfigError where a student is asked for and no stage makes one."""
+    if train.student_keeps != "all" and not any(stage.layers for stage in stages):
+        raise ConfigError(
+            f"train.student_keeps is {train.student_keeps!r}, but neither finetune nor distill_student has "
+            "epochs, so no student is made; give one of them some"
+        )
 
 
 def learning_rates(stage: Stage, model: ModelConfig, train: TrainConfig) -> dict[ParameterGroup, float]:
@@ -123,18 +140,35 @@ def early_layers(num_layers: int) -> range:
     return range(max(1, num_layers // 3))
 
 
-def _joint_weight(model: ModelConfig, train: TrainConfig) -> float:
-    """Weight of one exit head while the backbone trains: together they weigh ``joint_exits``."""
-    return train.joint_exits / len(model.exit_layers) if model.exit_layers else 0.0
+def _head_weights(model: ModelConfig, train: TrainConfig) -> tuple[float, float]:
+    """Weights of the final head's loss and, on average, of an exit head's while the backbone trains.
+
+    All exit heads together weigh ``joint_exits`` times the final head; or, by the depth of all, a head weighs
+    what its depth is of the sum of depths (PABEE, section 3.3), exit heads ``joint_exits`` times that.
+    """
+    if not model.exit_layers:
+        return 1.0, 0.0
+    if train.exit_weights != "depth_of_all":
+        return 1.0, train.joint_exits / len(model.exit_layers)
+    depth = model.backbone.num_hidden_layers
+    exits = train.joint_exits * sum(layer + 1 for layer in model.exit_layers)
+    return depth / (depth + exits), exits / (depth + exits) / len(model.exit_layers)
+
+
+def _shared(train: TrainConfig) -> Literal["uniform", "depth"]:
+    return "uniform" if train.exit_weights == "uniform" else "depth"
 
 
 def _with_backbone(model: ModelConfig, train: TrainConfig) -> tuple[ParameterGroup, ...]:
-    heads: tuple[ParameterGroup, ...] = ("exit_heads",) if _joint_weight(model, train) > 0 else ()
+    _, exit_weight = _head_weights(model, train)
+    heads: tuple[ParameterGroup, ...] = ("exit_heads",) if exit_weight > 0 else ()
     return ("backbone", "final_head", *heads)
 
 
 def _exit_losses(weight: float, train: TrainConfig, *, label_share: float) -> dict[str, Any]:
     """What exit heads learn from after fine-tuning: labels by their share, the rest from the teacher."""
+    if train.exit_teacher == "labels":
+        label_share = 1.0
     by_teacher = (1.0 - label_share) * weight
     is_finetuned = train.exit_teacher == "finetuned" and _taught(1.0, train) > 0
     return {
@@ -150,14 +184,16 @@ def _taught(weight: float, train: TrainConfig) -> float:
 
 
 def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
+    final_weight, exit_weight = _head_weights(model, train)
     return Stage(
         name="finetune",
         epochs=train.epochs_of("finetune"),
         masking="none",
         trains=_with_backbone(model, train),
-        label_weight=1.0,
-        exit_label_weight=_joint_weight(model, train),
-        exit_weights=train.exit_weights,
+        layers=None if train.epochs_of("distill_student") > 0 else kept_layers(model, train),
+        label_weight=final_weight,
+        exit_label_weight=exit_weight,
+        exit_weights=_shared(train),
         warmup=train.warmup,
     )
 
@@ -166,21 +202,23 @@ def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     assert model.prune is not None
     learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learns else ()
     asks_budget = bool(learns) and train.target_speedup is not None
+    final_weight, exit_weight = _head_weights(model, train)
+    taught = _taught(train.distill_weight, train)
     return Stage(
         name="soft_prune",
         epochs=train.epochs_of("soft_prune"),
         masking="soft",
         trains=(*_with_backbone(model, train), *learns),
-        label_weight=1.0 - _taught(train.distill_weight, train),
-        distill_weight=_taught(train.distill_weight, train),
+        label_weight=final_weight * (1.0 - taught),
+        distill_weight=final_weight * taught,
         penalty_weight=0.0 if asks_budget else model.prune.penalty,
         target_speedup=train.target_speedup if asks_budget else None,
         rank_weight=_taught(train.rank_weight, train),
         reach_temperature=train.reach_temperature if asks_budget else None,
         rank_floor=train.rank_floor,
         ramp=train.budget_ramp,
-        exit_weights=train.exit_weights,
-        **_exit_losses(_joint_weight(model, train), train, label_share=0.5),
+        exit_weights=_shared(train),
+        **_exit_losses(exit_weight, train, label_share=0.5),
         # Validation removes tokens that training only weighted, so its best says little, except whether
         # pruning alone keeps a budget.
         keeps="best" if asks_budget and train.budget_exact and not model.exit_layers else "last",
@@ -188,16 +226,18 @@ def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
 
 
 def _hard_prune(model: ModelConfig, train: TrainConfig) -> Stage:
+    final_weight, exit_weight = _head_weights(model, train)
+    taught = _taught(train.distill_weight, train)
     return Stage(
         name="hard_prune",
         epochs=train.epochs_of("hard_prune"),
         masking="hard",
         trains=_with_backbone(model, train),
-        label_weight=1.0 - _taught(train.distill_weight, train),
-        distill_weight=_taught(train.distill_weight, train),
+        label_weight=final_weight * (1.0 - taught),
+        distill_weight=final_weight * taught,
         random_scale=train.random_scale,
-        exit_weights=train.exit_weights,
-        **_exit_losses(_joint_weight(model, train), train, label_share=0.5),
+        exit_weights=_shared(train),
+        **_exit_losses(exit_weight, train, label_share=0.5),
     )
 
 
@@ -209,5 +249,18 @@ def _distill_exits(model: ModelConfig, train: TrainConfig) -> Stage:
         trains=("exit_heads",),
         random_scale=train.random_scale if model.prune else None,
         **_exit_losses(1.0, train, label_share=0.0),
+        warmup=train.warmup,
+    )
+
+
+def _distill_student(model: ModelConfig, train: TrainConfig) -> Stage:
+    return Stage(
+        name="distill_student",
+        epochs=train.epochs_of("distill_student"),
+        masking="none",
+        trains=("backbone", "final_head"),
+        layers=kept_layers(model, train),
+        label_weight=1.0 - train.distill_weight,
+        distill_weight=train.distill_weight,
         warmup=train.warmup,
     )

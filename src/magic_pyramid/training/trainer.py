@@ -218,7 +218,11 @@ class StageTrainer(Trainer):
         self.last_event = {
             "loss": logs["loss"],
             "kept_tokens": tuple(kept[1:]),
-            "gflops": projected_gflops(self.objective.model.config, np.asarray([kept])),
+            "gflops": projected_gflops(
+                self.objective.model.config,
+                np.asarray([kept]),
+                prune_scale=None if self.stage.masking == "hard" else 0.0,
+            ),
             "speedup": self._speedup(),
         }
         self._history.append(

@@ -111,25 +111,33 @@ class Validation:
         num_tokens = np.concatenate(
             [np.asarray(self.encoded.lengths)[:, None], answers.num_tokens.numpy()], axis=1
         )
-        speedup = projected_speedup(config, num_tokens)
+        scale = None if stage.validation_masking == "hard" else 0.0
+        speedup = projected_speedup(config, num_tokens, prune_scale=scale)
         return {
             "score": score,
             "budget_miss": stage.budget_miss(speedup),
-            "loss": self._exit_loss(answers, model) if learns_exits_only else self._loss(answers, model),
+            "loss": (
+                self._exit_loss(answers, model, stage)
+                if learns_exits_only
+                else self._loss(answers.logits, model)
+            ),
             "metric": METRIC_NAMES[config.problem_type],
             "quality": final_quality,
             "exit_quality": exit_quality,
             "kept_tokens": answers.num_tokens.double().mean(0).tolist(),
-            "gflops": projected_gflops(config, num_tokens),
+            "gflops": projected_gflops(config, num_tokens, prune_scale=scale),
             "speedup": speedup,
         }
 
-    def _loss(self, answers: Answers, model: PyramidModel) -> float:
+    def _loss(self, logits: Tensor, model: PyramidModel) -> float:
         targets = targets_of(self.labels, model.config)
-        return float(task_loss(answers.logits, targets, problem_type=model.config.problem_type))
+        return float(task_loss(logits, targets, problem_type=model.config.problem_type))
 
-    def _exit_loss(self, answers: Answers, model: PyramidModel) -> float:
+    def _exit_loss(self, answers: Answers, model: PyramidModel, stage: Stage) -> float:
         assert model.config.exit is not None
+        if stage.exit_label_weight > 0:
+            by_labels = [self._loss(logits, model) for logits in answers.exit_logits.values()]
+            return sum(by_labels) / len(by_labels)
         kl, problem = model.config.exit.kl, model.config.problem_type
         losses = [
             exit_distillation(logits, answers.logits, kl=kl, problem_type=problem)

@@ -76,7 +76,7 @@ def certify_folder(
     """
     classifier = open_folder(folder, engine, "calibrate")
     config, path = classifier.config, Path(folder)
-    _check_model(config)
+    _check_model(config, goal)
     labels = _labels(examples, config) if goal.is_labelled else []
     check_rows(len(examples), goal)
     overlap = _check_overlap(path, examples, allow_overlap=allow_overlap)
@@ -99,7 +99,10 @@ def certify_folder(
     _check_labels(dense_right, config)
     certificate = certify(
         config,
-        {scale: outcomes_of(config, answers, wanted) for scale, answers in answered.items()},
+        {
+            scale: outcomes_of(config, answers, wanted, prune_scale=scale)
+            for scale, answers in answered.items()
+        },
         dense_right,
         goal,
         latency=_latency(classifier, encoded.select(search.tolist()[:TIMED_TEXTS])),
@@ -118,13 +121,18 @@ def certify_folder(
     return certificate
 
 
-def _check_model(config: ModelConfig) -> None:
+def _check_model(config: ModelConfig, goal: Goal) -> None:
     if config.problem_type == "regression":
         answers_of(np.zeros((1, 1), np.float32), config.problem_type)
     if not config.prune and not config.exit_layers:
         raise ConfigError(
             "the model has neither pruning nor exits, so there is nothing to calibrate; train it with "
             "another preset"
+        )
+    if goal.per_layer and config.exit is not None and config.exit.criterion == "patience":
+        raise ConfigError(
+            "exit.criterion is 'patience', which counts heads in a row: one threshold holds for all of them; "
+            "leave thresholds by layer out"
         )
 
 
