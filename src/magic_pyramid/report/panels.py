@@ -17,8 +17,9 @@ MARGIN, HEADER, LEGEND_LINE, FONT = 8.0, 66.0, 18.0, 9.0
 COLORS = (
     *(INK, "#bd591f", EXIT, "#3b6fb6", "#8a4fa3", "#c99a1e"),
     *("#c2427a", "#5c8f2f", "#4fb0c6", "#8c6d52", "#6a6fd0", "#a3352f"),
+    *("#e08a8a", "#1f4e79"),
 )
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*", "d", "8")
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 _LOG_TICKS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 
@@ -91,7 +92,7 @@ def draw_panels(
 def style(name: str, names: Sequence[str]) -> tuple[str, str]:
     """Colour and marker of a series."""
     place = list(names).index(name)
-    return COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+    return COLORS[place % len(COLORS)], MARKERS[(place + place // len(COLORS)) % len(MARKERS)]
 
 
 def _wrap(names: Sequence[str], width: float) -> list[list[str]]:

@@ -136,6 +136,7 @@ def measure(
     validation: Sequence[Example],
     test: Sequence[Example],
     buckets: Buckets,
+    planned: ModelConfig,
     dense: ModelConfig,
     teacher: Teacher | None,
     thresholds: Sequence[float],
@@ -149,6 +150,7 @@ def measure(
         validation: rows that choose settings.
         test: rows that no setting was chosen on.
         buckets: lengths by which the test is split.
+        planned: what was to be trained, before a setting was chosen.
         dense: the dense model that FLOPs are compared with.
         teacher: what it answers when it is fine-tuned; None: this model is the teacher.
         thresholds: exit thresholds that get a row.
@@ -175,7 +177,7 @@ def measure(
         test_quality=tested.point(DENSE)["quality"],
     )
     teacher = teacher or own
-    named: dict[str, Setting | None] = {OWN_DENSE: DENSE, **_as_trained(config, thresholds)}
+    named: dict[str, Setting | None] = {OWN_DENSE: DENSE, **_as_trained(planned, thresholds)}
     if config.prune or config.exit:
         named[CALIBRATED] = default_setting(config)
     for drop in max_drops:
@@ -222,11 +224,8 @@ def fastest(curve: Sequence[Mapping[str, Any]], *, floor: float) -> Setting | No
 
 
 def _as_trained(config: ModelConfig, thresholds: Sequence[float]) -> dict[str, Setting]:
-    """Pruning as trained, at every exit threshold that is asked for."""
-    scale = 1.0 if config.prune else 0.0
+    """Pruning as trained, at every exit threshold that is asked for; patience has one of its own."""
     if config.exit is not None and config.exit.criterion != "patience":
+        scale = 1.0 if config.prune else 0.0
         return {f"tau={value:g}": Setting(prune_scale=scale, exit_threshold=value) for value in thresholds}
-    if config.exit is not None:
-        # Patience counts layers; a threshold only switches it on.
-        return {AS_TRAINED: Setting(prune_scale=scale, exit_threshold=0.0)}
-    return {AS_TRAINED: Setting(prune_scale=scale)} if config.prune else {}
+    return {AS_TRAINED: default_setting(config)} if config.prune or config.exit else {}

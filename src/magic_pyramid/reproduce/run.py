@@ -19,11 +19,12 @@ from magic_pyramid.engine.interface import Setting
 from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, fit, machine
 from magic_pyramid.reproduce.measure import Teacher, measure
-from magic_pyramid.reproduce.plan import PLAN_FILE, Only, Run, check_folders, plan_runs, teacher_of
+from magic_pyramid.reproduce.plan import PLAN_FILE, Cell, Only, Run, check_folders, plan_runs, teacher_of
 from magic_pyramid.reproduce.report import write_report
 from magic_pyramid.reproduce.results import (
     MEASURED_FILE,
     TIMED_FILE,
+    VERSION,
     numbers,
     result_rows,
     write_results,
@@ -211,7 +212,7 @@ class _Worker:
             "batch_size": suite.timing.batch_size,
         }
         folder = cell.folder(self.output)
-        if _is_stored(folder / MEASURED_FILE, key_of(asked)):
+        if _is_stored(cell, self.output, MEASURED_FILE, key_of(asked)):
             return False
         self.say(f"{cell.name}: is measured on {len(rows.test):,} texts")
         classifier = Classifier.from_pretrained(folder)
@@ -220,6 +221,7 @@ class _Worker:
             validation=rows.data.splits["validation"],
             test=rows.test,
             buckets=rows.buckets,
+            planned=run.fit.model,
             dense=teacher.fit.model,
             teacher=_teacher(teacher, base) if base else None,
             thresholds=suite.thresholds,
@@ -244,7 +246,8 @@ class _Worker:
             "train_machine": classifier.info["provenance"].get("machine"),
             "date": _today(),
         }
-        write_json(folder / MEASURED_FILE, {"key": key_of(asked), **found, "provenance": provenance})
+        measured = {"version": VERSION, "key": key_of(asked), **found, "provenance": provenance}
+        write_json(folder / MEASURED_FILE, measured)
         return True
 
     def _time(self, run: Run, teacher: Run) -> bool:
@@ -253,7 +256,7 @@ class _Worker:
         measured = numbers(run.cell, self.output, MEASURED_FILE)
         assert measured is not None
         key = key_of({"measured": measured["key"], **timing.to_dict()})
-        if not self.times or not timing.repeats or _is_stored(folder / TIMED_FILE, key):
+        if not self.times or not timing.repeats or _is_stored(run.cell, self.output, TIMED_FILE, key):
             return False
         self.say(f"{run.cell.name}: is timed")
         ours = Classifier.from_pretrained(folder)
@@ -283,7 +286,9 @@ class _Worker:
             "timed_commit": commit(),
             "timed_date": _today(),
         }
-        write_json(folder / TIMED_FILE, {"key": key, "rows": times, "provenance": provenance})
+        write_json(
+            folder / TIMED_FILE, {"version": VERSION, "key": key, "rows": times, "provenance": provenance}
+        )
         return True
 
 
@@ -295,8 +300,9 @@ def _teacher(run: Run, measured: Mapping[str, Any]) -> Teacher:
     )
 
 
-def _is_stored(file: Path, key: str) -> bool:
-    return file.exists() and read_json(file).get("key") == key
+def _is_stored(cell: Cell, output: Path, name: str, key: str) -> bool:
+    found = numbers(cell, output, name)
+    return found is not None and found["key"] == key
 
 
 def _threshold(row: dict[str, Any]) -> float | tuple[float, ...] | None:
