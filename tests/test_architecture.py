@@ -11,9 +11,9 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 ROWS = (
     ("errors",),
-    ("activations", "config", "native", "saved_tokenizer"),
+    ("activations", "config", "native", "saved_tokenizer", "spans"),
     ("packing", "linear", "tokenization", "data", "backbones", "metrics", "exit_thresholds", "folder_info"),
-    ("layers", "pruning", "exiting", "cost", "planning"),
+    ("layers", "pruning", "exiting", "cost", "planning", "labelled_rows"),
     ("presets", "model"),
     ("checkpoint", "training", "engine"),
     ("certify", "settings"),
@@ -21,7 +21,7 @@ ROWS = (
     ("predictions", "calibration"),
     ("tracing", "prediction_stream", "predictor"),
     ("classifier",),
-    ("fitting", "drift"),
+    ("fitting", "drift", "question_answering"),
     ("bench", "tuning", "reproduce"),
     ("__init__", "cli"),
     ("__main__",),

@@ -50,7 +50,7 @@ def measured(model, found, labels):
     output = TorchEngine(model).run(ENCODED, setting=setting)
     dense = TorchEngine(model).run(ENCODED, setting=DENSE)
     speedup = flops_of(model.config, dense, DENSE).mean() / flops_of(model.config, output, setting).mean()
-    return quality(output.logits, labels, model.config.problem_type), float(speedup)
+    return quality(output.logits, labels, model.config), float(speedup)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -103,13 +103,13 @@ def test_the_least_patience_that_loses_little_is_chosen():
     model = tiny.build(tiny.changed(exit={"criterion": "patience"}).replace(prune=None), seed=3)
     labels = own_labels(model)
     lost = {
-        patience: 1 - quality(TorchEngine(model).run(ENCODED, setting=setting).logits, labels, "single_label")
+        patience: 1 - quality(TorchEngine(model).run(ENCODED, setting=setting).logits, labels, model.config)
         for patience, setting in ((t, Setting(prune_scale=0.0, exit_threshold=1 / t)) for t in (1, 2))
     }
     assert 0.0 < lost[2] < lost[1]
     assert calibrated(model, ENCODED, labels, max_drop=100).exit_threshold == 1.0
     dense = TorchEngine(model).run(ENCODED, setting=DENSE)
-    allowed = 100 * (lost[2] - 1 + quality(dense.logits, labels, "single_label"))
+    allowed = 100 * (lost[2] - 1 + quality(dense.logits, labels, model.config))
     assert calibrated(model, ENCODED, labels, max_drop=max(allowed, 0)).exit_threshold == 1 / 2
 
 

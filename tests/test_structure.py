@@ -38,6 +38,7 @@ PUBLIC_NAMES = {
     "Predictions",
     "Predictor",
     "PruneConfig",
+    "QuestionAnswering",
     "Trace",
     "TrainConfig",
     "demo_data",

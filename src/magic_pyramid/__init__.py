@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from magic_pyramid.predictions import Predictions
     from magic_pyramid.predictor import CALIBRATED, Predictor
     from magic_pyramid.presets import PRESETS
+    from magic_pyramid.question_answering import QuestionAnswering
     from magic_pyramid.report.trace import Trace
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "Predictions",
     "Predictor",
     "PruneConfig",
+    "QuestionAnswering",
     "Trace",
     "TrainConfig",
     "demo_data",
@@ -86,6 +88,7 @@ _HOMES = {
         "Predictor",
     ),
     "presets": ("PRESETS",),
+    "question_answering": ("QuestionAnswering",),
     "report.trace": ("Trace",),
 }
 """Where each public name lives; it is imported when it is first asked for."""

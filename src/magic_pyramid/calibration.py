@@ -76,7 +76,7 @@ def calibrate(
     encoded, labels = encoded.select(rows), [labels[row] for row in rows]
     dense = engine.answer_all_heads(encoded, scale=0.0)
     last = config.backbone.num_hidden_layers - 1
-    dense_quality = quality(dense.logits[last], labels, config.problem_type)
+    dense_quality = quality(dense.logits[last], labels, config)
     dense_flops = CostModel(config).dense_flops(dense.num_tokens[:, 0]).mean()
     # Shares of counted rows are no round numbers: a loss of exactly max_drop must pass.
     floor = dense_quality - max_drop / 100 - 1e-9
@@ -92,7 +92,7 @@ def calibrate(
             found = Calibration(
                 exit_threshold=threshold,
                 prune_scale=scale,
-                quality=quality(output.logits, labels, config.problem_type),
+                quality=quality(output.logits, labels, config),
                 dense_quality=dense_quality,
                 flops_speedup=float(dense_flops / flops.mean()),
                 num_examples=len(encoded),

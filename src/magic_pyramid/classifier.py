@@ -29,6 +29,7 @@ from magic_pyramid.exit_thresholds import ExitThreshold
 from magic_pyramid.export import native_engine
 from magic_pyramid.folder_info import read_info
 from magic_pyramid.hub import upload
+from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.native.library import instruction_sets, is_built
 from magic_pyramid.predictor import CALIBRATED, Calibrated, Predictor
@@ -110,7 +111,8 @@ class Classifier(Predictor):
         loaded = load_model(source)
         if engine == "native":
             threshold_pruning(loaded.model.config, engine="the native engine")
-        can_be_native = device == "cpu" and is_built() and compares_thresholds(loaded.model.config)
+        config = loaded.model.config
+        can_be_native = device == "cpu" and is_built() and config.span is None and compares_thresholds(config)
         is_native = engine == "native" or (engine == "auto" and can_be_native)
         return cls(
             loaded.model.to(device),
@@ -219,13 +221,12 @@ class Classifier(Predictor):
         Raises:
             InputError: there are no examples, or some have no label.
         """
-        labels = _labels(examples)
-        encoded = self.encode([example.inputs for example in examples])
+        rows = label_rows(self.encoder, examples, self.config)
         return compare(
             self.engine,
             self.config,
-            encoded,
-            labels,
+            rows.encoded,
+            rows.labels,
             settings=settings,
             batch_size=batch_size,
             repeats=repeats,
@@ -238,9 +239,8 @@ class Classifier(Predictor):
         Raises:
             InputError: there are no examples, or some have no label.
         """
-        labels = _labels(examples)
-        encoded = self.encode([example.inputs for example in examples])
-        found = calibrate(self.all_heads_engine, self.config, encoded, labels, max_drop=max_drop)
+        rows = label_rows(self.encoder, examples, self.config)
+        found = calibrate(self.all_heads_engine, self.config, rows.encoded, rows.labels, max_drop=max_drop)
         exits, prune = self.config.exit, self.config.prune
         self.model.configure(
             self.config.replace(
@@ -280,16 +280,6 @@ class Classifier(Predictor):
         with tempfile.TemporaryDirectory() as name:
             self.save_pretrained(name)
             return upload(Path(name), repo_id, private=private)
-
-
-def _labels(examples: Sequence[Example]) -> list[int | float | tuple[int, ...]]:
-    labels = [example.label for example in examples]
-    missing = sum(label is None for label in labels)
-    if not labels or missing:
-        raise InputError(
-            f"{missing} of {len(labels)} examples have no label; give at least one, all labelled"
-        )
-    return [label for label in labels if label is not None]
 
 
 def use_threads(count: int) -> None:

@@ -93,9 +93,8 @@ class CostModel:
         """
         counting = _counting(convention)
         counts = self._padded(num_tokens, counting)
-        flops: NDArray[np.float64] = 2.0 * counting.layers(
-            self.config.backbone, counts[:, :-1], counts[:, 1:], self._heads_run(None)
-        )
+        macs = self._layer_macs(counts, counting, self._heads_run(None))
+        flops: NDArray[np.float64] = 2.0 * macs
         return flops
 
     def dense_flops(
@@ -138,12 +137,19 @@ class CostModel:
     ) -> Counts:
         """The one sum behind all totals; a head is met by whoever ran its layer."""
         kept = counts[:, 1:]
-        macs = (counting.layers(self.config.backbone, counts[:, :-1], kept, heads_run) * reach).sum(1)
+        macs = (self._layer_macs(counts, counting, heads_run) * reach).sum(1)
         for layer in tested if self.config.exit else ():
             head = counting.heads[_head_settings(self.config).head]
             macs = macs + head(self.config, kept[:, layer]) * reach[:, layer]
-        final = counting.heads[self.config.final_head](self.config, kept[:, -1])
+        read = kept[:, -1] if self.config.span is None else counts[:, 0]
+        final = counting.heads[self.config.final_head_kind](self.config, read)
         return macs + final * reach[:, -1]
+
+    def _layer_macs(self, counts: Counts, counting: "_Counting", heads_run: Any) -> Counts:
+        """MACs of each layer; where removed tokens are read as they were left, their last layer is whole."""
+        arrived = counts[:, :-1]
+        fed = counts[:, 1:] if self.config.span is None else arrived
+        return counting.layers(self.config.backbone, arrived, fed, heads_run)
 
     def _padded(
         self, num_tokens: Int[np.ndarray, "inputs layers_plus_1"], counting: "_Counting"
@@ -206,6 +212,16 @@ def _cls_head_unlabelled(config: ModelConfig, tokens: Counts) -> Counts:
     return 0 * tokens + config.backbone.hidden_size**2
 
 
+def _span_head(config: ModelConfig, tokens: Counts) -> Counts:
+    """dCn: every token of the input."""
+    return config.backbone.hidden_size * config.num_labels * tokens
+
+
+def _no_head(config: ModelConfig, tokens: Counts) -> Counts:
+    """Nothing: a label layer alone."""
+    return 0 * tokens
+
+
 def _fastbert_head(config: ModelConfig, tokens: Counts) -> Counts:
     """(ds + 2s² + 2s)n + 3s² + sC: keys and values of every token, one query."""
     d, s = config.backbone.hidden_size, _head_settings(config).head_size
@@ -256,9 +272,24 @@ class _Counting:
     counts_padding: bool = False
 
 
-_ONE_QUERY_HEADS = {"cls": _cls_head, "fastbert": _fastbert_head, "block": _block_head}
-_FOLDED_HEADS = {"cls": _cls_head, "fastbert": _fastbert_head_folded, "block": _block_head_folded}
-_LINEAR_HEADS = {"cls": _cls_head_unlabelled, "fastbert": _fastbert_head_linear, "block": _block_head_linear}
+_ONE_QUERY_HEADS = {
+    "cls": _cls_head,
+    "fastbert": _fastbert_head,
+    "block": _block_head,
+    "span": _span_head,
+}
+_FOLDED_HEADS = {
+    "cls": _cls_head,
+    "fastbert": _fastbert_head_folded,
+    "block": _block_head_folded,
+    "span": _span_head,
+}
+_LINEAR_HEADS = {
+    "cls": _cls_head_unlabelled,
+    "fastbert": _fastbert_head_linear,
+    "block": _block_head_linear,
+    "span": _no_head,
+}
 _COUNTINGS: dict[Any, _Counting] = {
     "ltp": _Counting(layers=_ltp_layers, heads=_ONE_QUERY_HEADS),
     "actual": _Counting(layers=_actual_layers, heads=_FOLDED_HEADS),

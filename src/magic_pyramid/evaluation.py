@@ -11,7 +11,7 @@ import torch
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting, flops_of, layers_tested
-from magic_pyramid.metrics import METRIC_NAMES, Label, quality
+from magic_pyramid.metrics import METRIC_NAMES, Label, examples_of, further_metrics, quality
 from magic_pyramid.tokenization import EncodedTexts
 
 Buckets = Mapping[str, tuple[int, float]]
@@ -61,20 +61,20 @@ def compare(
     """
     dense = engine.run(encoded, setting=DENSE, batch_size=batch_size)
     seconds = wall_clock(engine, encoded, settings=settings, batch_size=batch_size, repeats=repeats)
-    lengths = np.asarray(encoded.lengths)
     rows = {}
     for name, setting in settings.items():
         is_dense = setting == DENSE
         ours = dense if is_dense else engine.run(encoded, setting=setting, batch_size=batch_size)
         receipts = _Receipts(config, setting, ours, dense, labels)
         rows[name] = {
-            **receipts.summary(np.ones(len(encoded), dtype=bool)),
+            **receipts.summary(receipts.lengths > 0),
+            **further_metrics(ours.logits, labels, config),
             "flops_speedup_padded": receipts.padded_speedup(),
             **(receipts.whole_encoder(base_layers) if base_layers else {}),
             **seconds[name],
             **_depth_and_width(config, ours),
             "by_length": {
-                bucket: receipts.summary((lengths >= low) & (lengths <= high))
+                bucket: receipts.summary((receipts.lengths >= low) & (receipts.lengths <= high))
                 for bucket, (low, high) in BUCKETS.items()
             },
             "metric": METRIC_NAMES[config.problem_type],
@@ -89,7 +89,7 @@ def compare(
 
 
 class _Receipts:
-    """Answers and costs of both runs, row by row."""
+    """Answers of both runs row by row, and costs example by example: a question pays for all its windows."""
 
     def __init__(
         self,
@@ -100,23 +100,27 @@ class _Receipts:
         labels: Sequence[Label],
     ) -> None:
         self.config, self.ours, self.dense, self.labels = config, ours, dense, labels
-        cost = CostModel(config)
-        self.flops = flops_of(config, ours, setting)
-        self.dense_flops = cost.dense_flops(ours.num_tokens[:, 0])
-        self.padded_flops = cost.padded_dense_flops(ours.num_tokens[:, 0], config.max_length)
+        cost, lengths = CostModel(config), ours.num_tokens[:, 0]
+        self.example = examples_of(labels)
+        self.lengths = self._by_example(lengths)
+        self.flops = self._by_example(flops_of(config, ours, setting))
+        self.dense_flops = self._by_example(cost.dense_flops(lengths))
+        self.padded_flops = self._by_example(cost.padded_dense_flops(lengths, config.max_length))
 
-    def summary(self, rows: np.ndarray) -> dict[str, Any]:
-        """Numbers over the chosen rows; None where there are none."""
-        chosen = np.flatnonzero(rows)
-        if not len(chosen):
+    def _by_example(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self.example, weights=values)
+
+    def summary(self, chosen: np.ndarray) -> dict[str, Any]:
+        """Numbers over the chosen examples; None where there are none."""
+        rows = np.flatnonzero(chosen[self.example])
+        if not len(rows):
             keys = ("accuracy", "dense_accuracy", "gflops", "dense_gflops", "flops_speedup")
             return {"num_examples": 0, **dict.fromkeys(keys)}
-        labels = [self.labels[int(row)] for row in chosen]
-        problem = self.config.problem_type
+        labels = [self.labels[int(row)] for row in rows]
         return {
-            "num_examples": len(chosen),
-            "accuracy": quality(self.ours.logits[chosen], labels, problem),
-            "dense_accuracy": quality(self.dense.logits[chosen], labels, problem),
+            "num_examples": int(chosen.sum()),
+            "accuracy": quality(self.ours.logits[rows], labels, self.config),
+            "dense_accuracy": quality(self.dense.logits[rows], labels, self.config),
             "gflops": float(self.flops[chosen].mean()) / 1e9,
             "dense_gflops": float(self.dense_flops[chosen].mean()) / 1e9,
             "flops_speedup": flops_speedup(self.dense_flops[chosen], self.flops[chosen]),

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from magic_pyramid.checkpoint import load_model, read_seen_rows, with_config, write_seen_rows
 from magic_pyramid.classifier import Classifier
-from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
+from magic_pyramid.config import STAGE_NAMES, ModelConfig, SpanConfig, TrainConfig
 from magic_pyramid.data import LabelledData, row_fingerprints
 from magic_pyramid.errors import ConfigError, InputError, nearest
 from magic_pyramid.presets import apply_preset, find_preset, find_recipe
@@ -26,10 +26,13 @@ from magic_pyramid.training.student import meet_by_depth
 
 LONGEST_BY_DEFAULT = 256
 """Where no `max_length` is given, texts are cut here at the latest."""
+LONGEST_WINDOW = 384
+"""The same for the windows in which contexts of questions are read."""
 AGREEMENT_SHARE = 0.05
 """Two numbers agree that differ by at most this share of the range of the train labels (regression)."""
 COVERED_SHARE = 0.98
 """Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
+_PARTS = ("prune", "exit", "span", "backbone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,8 @@ def plan_fit(
     config = config or find_recipe(chosen.recipe)
     if lengths is None:
         lengths = train_lengths(base, encoder, data)
-    limit = min(LONGEST_BY_DEFAULT, base.backbone.max_length)
+    longest = LONGEST_WINDOW if data.problem_type == "span" else LONGEST_BY_DEFAULT
+    limit = min(longest, base.backbone.max_length)
     as_preset = apply_preset(_model_config(base, encoder, data, dropout=config.dropout), chosen)
     changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
     model = _changed(as_preset, {**changes, **(model_changes or {})})
@@ -229,9 +233,19 @@ def _model_config(
         backbone = backbone.replace(sep_token_id=encoder.sep_token_id)
     if dropout is not None:
         backbone = backbone.replace(hidden_dropout=dropout, attention_dropout=dropout)
+    span = (base.span or SpanConfig()) if data.problem_type == "span" else None
     return ModelConfig(
-        backbone=backbone, labels=data.labels, problem_type=data.problem_type, max_length=base.max_length
+        backbone=backbone,
+        labels=data.labels,
+        problem_type=data.problem_type,
+        max_length=base.max_length,
+        span=span and span.replace(no_answer_threshold=_no_answer_threshold(data)),
     )
+
+
+def _no_answer_threshold(data: LabelledData) -> float | None:
+    """0 where train has questions without an answer: the likelier of the two counts; None elsewhere."""
+    return None if all(example.label for example in data.splits["train"]) else 0.0
 
 
 def train_lengths(base: ModelConfig, encoder: TextEncoder, data: LabelledData) -> Int64[np.ndarray, " rows"]:
@@ -261,11 +275,11 @@ def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     nested = config.to_dict()
     for key, value in changes.items():
         owner, _, name = key.rpartition(".")
-        if owner and owner not in ("prune", "exit", "backbone"):
-            raise ConfigError(
-                f"there is no part {owner!r} of a model; {nearest(owner, ('prune', 'exit', 'backbone'))}"
-            )
+        if owner and owner not in _PARTS:
+            raise ConfigError(f"there is no part {owner!r} of a model; {nearest(owner, _PARTS)}")
         part = nested[owner] if owner else nested
+        if part is None and owner == "span":
+            raise ConfigError(f"{key} is set, but this data asks for no spans; leave it out")
         if part is None:
             raise ConfigError(f"{key} is set, but this preset has no {owner}; choose a preset that has it")
         part[name] = value

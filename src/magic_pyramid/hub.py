@@ -11,7 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from magic_pyramid.checkpoint import config_json, load_model, save_model
 from magic_pyramid.config import ModelConfig
-from magic_pyramid.engine.interface import default_setting
+from magic_pyramid.engine.interface import check_classifies, default_setting
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.exiting.losses import task_loss
 from magic_pyramid.model import PyramidModel
@@ -80,8 +80,10 @@ class MagicPyramidForSequenceClassification(PreTrainedModel):  # type: ignore[no
 
         Raises:
             CheckpointError: missing, damaged, foreign or newer; the file and field are named.
+            ConfigError: the model answers questions.
         """
         loaded = load_model(pretrained_model_name_or_path)
+        check_classifies(loaded.model.config, what=cls.__name__)
         config = MagicPyramidConfig(**config_json(loaded.model.config, info=loaded.info))
         config.name_or_path = str(pretrained_model_name_or_path)
         model = cls(config)

@@ -48,6 +48,10 @@ class EncoderState:
     """Attention mass each token received in the layer just run, where that layer computed it."""
     kept: Bool[Tensor, " arrived"] | None = None
     """Which of the tokens that arrived at the layer just run were kept; None when nothing was removed."""
+    inputs: PackedBatch | None = None
+    """The batch before any token was removed, where the final head reads all; None where it does not."""
+    left: Float[Tensor, "inputs hidden"] | None = None
+    """The state in which each token of ``inputs`` was left, if it was; None until one was."""
     history: History | None = None
     """What tokens and heads amounted to so far, for a pruner that looks back; None for others."""
 
@@ -76,8 +80,8 @@ class EncoderState:
 class ModelOutput:
     """What one forward pass over all layers gives."""
 
-    logits: Float[Tensor, "seqs labels"]
-    """Answer of the final head."""
+    logits: Float[Tensor, "seqs *answer"]
+    """Answer of the final head, of ``ModelConfig.logits_shape``."""
     exit_logits: dict[int, Float[Tensor, "seqs labels"]]
     """Answer of each exit head that was asked, by 0-based layer."""
     num_tokens: Int64[Tensor, "seqs layers"]
@@ -109,7 +113,7 @@ class PyramidModel(nn.Module):
             if config.exit
             else {}
         )
-        self.final_head = build_head(config, config.final_head)
+        self.final_head = build_head(config, config.final_head_kind)
         init_weights(self)
         for head in (self.final_head, *self.exit_heads.values()):
             init_head(head)
@@ -158,7 +162,7 @@ class PyramidModel(nn.Module):
             if exits and str(layer) in self.exit_heads:
                 exit_logits[layer] = self.exit_head(layer)(state.hidden_states, state.batch)
         return ModelOutput(
-            logits=self.final_head(state.hidden_states, state.batch),
+            logits=self.answer(state),
             exit_logits=exit_logits,
             num_tokens=torch.stack(num_tokens, dim=1),
             penalty=penalty,
@@ -177,8 +181,25 @@ class PyramidModel(nn.Module):
             layout=layout,
             bias=self._bias(batch, layout),
             input_lengths=batch.lengths,
+            inputs=batch if self.reads_all_tokens else None,
             history=History.begin(batch, num_heads=num_heads) if looks_back else None,
         )
+
+    @property
+    def reads_all_tokens(self) -> bool:
+        """Whether the final head reads tokens that were removed, in the state in which they were left."""
+        return self.config.span is not None
+
+    def answer(self, state: EncoderState) -> Float[Tensor, "seqs *answer"]:
+        """Logits of the final head, after the last layer."""
+        batch, hidden = state.batch, state.hidden_states
+        if state.left is not None:
+            assert state.inputs is not None
+            batch = state.inputs
+            is_soft = state.soft_mask is not None
+            hidden = state.left if is_soft else state.left.index_copy(0, _input_rows(state), hidden)
+        logits: Tensor = self.final_head(hidden, batch)
+        return logits
 
     def keep_all(self, state: EncoderState, layer: int) -> EncoderState:
         """One layer of the plain encoder, with fused attention."""
@@ -208,9 +229,16 @@ class PyramidModel(nn.Module):
         soft = self.pruner.soft_mask(layer, seen)
         survival = self.pruner.survival(soft, torch.ones_like(soft) if earlier is None else earlier)
         hidden = block.finish(weights.context(), state.hidden_states)
+        left = None
+        if self.reads_all_tokens:
+            left = hidden
+            if state.left is not None and earlier is not None:
+                # What arrived here only in part is read in part as it was left, as where tokens are removed.
+                left = torch.lerp(state.left, hidden, earlier[:, None].to(hidden.dtype))
         return replace(
             state,
             hidden_states=hidden * soft[:, None].to(hidden.dtype),
+            left=left,
             soft_mask=soft,
             survival=survival,
             mass=weights.mass,
@@ -219,6 +247,9 @@ class PyramidModel(nn.Module):
 
     def remove_tokens(self, state: EncoderState, layer: int, *, scale: float | None = None) -> EncoderState:
         """One layer that drops unimportant tokens between attention and what follows it.
+
+        Where the final head reads all tokens, the feed-forward still runs for those dropped here, and what it
+        gives is the state in which they are left.
 
         Args:
             state: what arrives.
@@ -236,8 +267,12 @@ class PyramidModel(nn.Module):
         keep = self.pruner.keep_mask(layer, seen, scale=scale) if prunes else None
         kept = None if keep is None else keep.nonzero().flatten()
         state = replace(state, history=seen.history)
-        if kept is None or len(kept) == state.batch.num_tokens:
+        if keep is None or kept is None or len(kept) == state.batch.num_tokens:
             context, keep = weights.context(), None
+        elif self.reads_all_tokens:
+            whole = weights.context()
+            state = self._leave(state, layer, whole, (~keep).nonzero().flatten())
+            context, state = whole.index_select(0, kept), self.regroup(state.take_tokens(kept))
         else:
             context, state = weights.context_of(kept), self.regroup(state.take_tokens(kept))
         return replace(
@@ -302,6 +337,23 @@ class PyramidModel(nn.Module):
         owned["backbone"] = [p for p in self.parameters() if id(p) not in elsewhere]
         return owned[name]
 
+    def _leave(
+        self,
+        state: EncoderState,
+        layer: int,
+        context: Float[Tensor, "tokens hidden"],
+        removed: Int64[Tensor, " removed"],
+    ) -> EncoderState:
+        """Run a layer to its end for the tokens at these packed rows, and put down what it gives."""
+        assert state.inputs is not None
+        hidden = self.block(layer).finish(
+            context.index_select(0, removed), state.hidden_states.index_select(0, removed)
+        )
+        left = state.left
+        if left is None:
+            left = hidden.new_zeros(state.inputs.num_tokens, hidden.shape[1])
+        return replace(state, left=left.index_copy(0, _input_rows(state)[removed], hidden))
+
     def _bias(self, batch: PackedBatch, layout: Layout) -> Bias | None:
         if not self.config.backbone.relative_attention_num_buckets:
             return None
@@ -318,6 +370,12 @@ def attended(state: EncoderState, weights: AttentionWeights) -> Attended:
         own_mass=weights.own_mass,
         history=state.history and state.history.with_mass(weights.mass),
     )
+
+
+def _input_rows(state: EncoderState) -> Int64[Tensor, " tokens"]:
+    """Row of each token alive in the batch before any was removed."""
+    assert state.inputs is not None
+    return state.batch.per_token(state.inputs.first_tokens) + state.batch.position_ids
 
 
 def _count_alive(state: EncoderState) -> Int64[Tensor, " seqs"]:

@@ -23,6 +23,19 @@ ANSWER_FIELDS = (
 )
 """What an answered row gains: ``score`` is the highest probability (regression: the number), ``exit_layer``
 counts from 0, ``tokens`` is the length of the input, ``num_tokens`` the tokens alive from layer to layer."""
+SPAN_FIELDS = (
+    "answer",
+    "score",
+    "start",
+    "end",
+    "num_windows",
+    "num_layers_run",
+    "tokens",
+    "num_tokens",
+    "gflops",
+)
+"""What an answered question gains: ``start`` and ``end`` are characters of the context; costs are those of
+all its windows together."""
 ERROR_FIELD = "error"
 """What a bad row gains instead; it begins with the line of the input."""
 INPUT_PREFIX = "input_"
@@ -35,9 +48,9 @@ CHUNK_CHARACTERS = 2_000_000
 _DIGITS = 6
 _ALONE = "input 0 (counted from 0): "
 
-Predict = Callable[..., Predictions]
+Predict = Callable[..., Predictions | Sequence[Mapping[str, Any]]]
 """Answers texts in their order, and takes ``speed``, one for each, where rows name theirs; raises InputError
-when any of the texts cannot be used."""
+when any of the texts cannot be used. Questions get an answer as ``QuestionAnswering`` gives it, each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +59,16 @@ class AnsweredRow:
 
     row: Row
     answer: Mapping[str, Any] | None
-    """``ANSWER_FIELDS``; None for a bad row."""
+    """``fields_of`` the model; None for a bad row."""
     error: str | None
     """What is wrong with a bad row and what to do; None for a good one."""
+    names: tuple[str, ...] = ANSWER_FIELDS
+    """What good rows gain."""
 
     def fields(self) -> dict[str, Any]:
         """The output row: the columns of the input, then the answer or the error."""
         added = {ERROR_FIELD: f"line {self.row.line}: {self.error}"} if self.answer is None else self.answer
-        return {**kept_fields(self.row), **added}
+        return {**kept_fields(self.row, names=self.names), **added}
 
 
 @dataclass(slots=True)
@@ -86,6 +101,11 @@ class StreamTotals:
         }
 
 
+def fields_of(config: ModelConfig) -> tuple[str, ...]:
+    """What a row gains that a model of this config answers."""
+    return ANSWER_FIELDS if config.span is None else SPAN_FIELDS
+
+
 def answer_rows(
     rows: Iterable[Row],
     predict: Predict,
@@ -116,14 +136,18 @@ def answer_rows(
         answered = _answer(predict, [chunk[place] for place in good], config, speed_field)
         answers = dict(zip(good, answered, strict=True))
         yield [
-            answers.get(place, AnsweredRow(row=row, answer=None, error=row.error))
+            answers.get(place, _answered(config, row=row, answer=None, error=row.error))
             for place, row in enumerate(chunk)
         ]
 
 
-def kept_fields(row: Row) -> dict[str, Any]:
+def _answered(config: ModelConfig, **fields: Any) -> AnsweredRow:
+    return AnsweredRow(**fields, names=fields_of(config))
+
+
+def kept_fields(row: Row, *, names: Sequence[str] = ANSWER_FIELDS) -> dict[str, Any]:
     """The columns of the input, renamed where the answer uses their names."""
-    taken = {*ANSWER_FIELDS, ERROR_FIELD}
+    taken = {*names, ERROR_FIELD}
     fields: dict[str, Any] = {}
     for name, value in row.raw.items():
         free = name
@@ -173,14 +197,28 @@ def _answer(
         predictions = predict(texts, **speeds)
     except InputError as error:
         if len(rows) == 1:
-            return [AnsweredRow(row=rows[0], answer=None, error=str(error).removeprefix(_ALONE))]
+            return [_answered(config, row=rows[0], answer=None, error=str(error).removeprefix(_ALONE))]
         middle = len(rows) // 2
         halves = rows[:middle], rows[middle:]
         return [answer for half in halves for answer in _answer(predict, half, config, speed_field)]
+    if isinstance(predictions, Predictions):
+        answers = [_receipt(predictions, place, config) for place in range(len(rows))]
+    else:
+        answers = [_span_receipt(found, config) for found in predictions]
     return [
-        AnsweredRow(row=row, answer=_receipt(predictions, place, config), error=None)
-        for place, row in enumerate(rows)
+        _answered(config, row=row, answer=answer, error=None)
+        for row, answer in zip(rows, answers, strict=True)
     ]
+
+
+def _span_receipt(found: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    return {
+        **{name: found[name] for name in ("answer", "start", "end", "num_windows", "num_tokens")},
+        "score": _rounded(found["score"]),
+        "num_layers_run": config.backbone.num_hidden_layers,
+        "tokens": found["num_tokens"][0],
+        "gflops": _rounded(found["gflops"]),
+    }
 
 
 def _receipt(predictions: Predictions, place: int, config: ModelConfig) -> dict[str, Any]:

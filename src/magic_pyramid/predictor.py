@@ -7,7 +7,13 @@ from typing import Any, Final, Self
 from magic_pyramid.certify import stored_speed
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.exported import ExportedEngine, open_exported
-from magic_pyramid.engine.interface import Engine, Setting, default_setting, layers_tested
+from magic_pyramid.engine.interface import (
+    Engine,
+    Setting,
+    check_classifies,
+    default_setting,
+    layers_tested,
+)
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.exit_thresholds import ExitThreshold
 from magic_pyramid.folder_info import read_info
@@ -149,5 +155,7 @@ class Predictor:
 
         Raises:
             InputError: something is not a text, or holds no token.
+            ConfigError: this model answers questions.
         """
+        check_classifies(self.config, what=type(self).__name__)
         return self.encoder.encode(texts, max_length=self.config.max_length)

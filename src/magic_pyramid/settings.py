@@ -11,6 +11,7 @@ from magic_pyramid.config import (
     Config,
     ExitConfig,
     ModelConfig,
+    SpanConfig,
     TrainConfig,
     field_docs,
 )
@@ -18,7 +19,7 @@ from magic_pyramid.errors import ConfigError, nearest
 from magic_pyramid.presets import Preset, find_preset, find_recipe
 
 _MODEL_FIELDS = ("max_length", "final_head")
-_PARTS = ("prune", "exit", "train", "model")
+_PARTS = ("prune", "exit", "span", "train", "model")
 """What `--set` names a field of."""
 
 
@@ -76,7 +77,9 @@ def train_settings(
         # Whoever says how many epochs means just as many.
         changes.setdefault("min_steps", 0)
     changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **(epochs or {})}
-    model_changes = {key: value for key, value in values.items() if key.startswith(("prune.", "exit."))}
+    model_changes = {
+        key: value for key, value in values.items() if key.startswith(("prune.", "exit.", "span."))
+    }
     model_changes |= fields["model"]
     if max_length is not None:
         model_changes["max_length"] = max_length
@@ -99,6 +102,7 @@ def _configs_of(part: str) -> tuple[type[Config], ...]:
     configs: dict[str, tuple[type[Config], ...]] = {
         "prune": tuple(PRUNE_KINDS.values()),
         "exit": (ExitConfig,),
+        "span": (SpanConfig,),
         "train": (TrainConfig,),
         "model": (ModelConfig,),
     }

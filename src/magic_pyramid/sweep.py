@@ -57,7 +57,7 @@ def sweep(
         return {
             "prune_scale": setting.prune_scale,
             "exit_threshold": setting.exit_threshold,
-            "accuracy": quality(output.logits, labels, config.problem_type),
+            "accuracy": quality(output.logits, labels, config),
             "flops_speedup": float(dense_flops / flops.mean()),
         }
 

@@ -5,13 +5,14 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.saved_tokenizer import SavedTokenizer, complete_config
+from magic_pyramid.spans import Window
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 Text = str | tuple[str, str]
@@ -21,6 +22,17 @@ _CHUNK = 2048
 _MOST_COPIES = 4
 _MOST_NAMED = 20
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How texts are cut that are too long."""
+
+    max_length: int
+    strategy: Literal["longest_first", "only_second"] = "longest_first"
+    stride: int = 0
+    """Tokens that the parts cut off share with what comes before."""
+    side: str = "right"
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class TextEncoder:
         """Wrap a fast tokenizer; it is not changed."""
         self._tokenizer = tokenizer
         self._has_token_types = "token_type_ids" in tokenizer.model_input_names
-        self._backends: dict[int, Tokenizer] = {}
+        self._backends: dict[_Cut, Tokenizer] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -117,7 +129,7 @@ class TextEncoder:
         """
         _check_texts(examples)
         self._check_length(examples, max_length)
-        backend = self._truncating(max_length)
+        backend = self._cutting(_Cut(max_length, side=self._tokenizer.truncation_side))
         token_ids: list[list[int]] = []
         token_types: list[list[int]] = []
         for start in range(0, len(examples), _CHUNK):
@@ -129,6 +141,55 @@ class TextEncoder:
             token_types = [[0] * len(ids) for ids in token_ids]
         self._check_tokens(examples, token_ids)
         return EncodedTexts(token_ids, token_types)
+
+    def encode_windows(
+        self, pairs: Sequence[Text], *, max_length: int, max_question_length: int, stride: int
+    ) -> tuple[EncodedTexts, list[Window]]:
+        """Token ids of questions with their contexts; a context that is too long is read in several windows.
+
+        Args:
+            pairs: questions and contexts.
+            max_length: tokens of a window, question and special tokens included.
+            max_question_length: questions are cut to so many tokens, and to half of a window.
+            stride: tokens that neighbouring windows share, at most half of what a window has of a context.
+
+        Raises:
+            InputError: an input is no pair of texts, or one of the two has no token.
+            ConfigError: ``max_length`` leaves no room for a context.
+        """
+        _check_texts(pairs)
+        alone = [row for row, pair in enumerate(pairs) if isinstance(pair, str)]
+        if alone:
+            raise InputError(f"{_places(alone)}: one text; give a question and its context")
+        self._check_length(pairs, max_length)
+        free = max_length - self._num_special(is_pair=True)
+        longest = min(max_question_length, free // 2)
+        shared = min(stride, (free - longest) // 2)
+        questions = self._shortened([pair[0] for pair in pairs], longest)
+        backend = self._cutting(_Cut(max_length, "only_second", shared))
+        token_ids, token_types = [], []
+        windows: list[Window] = []
+        for start in range(0, len(pairs), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(pairs)))
+            chunk = backend.encode_batch([(questions[row], pairs[row][1]) for row in rows])
+            for row, whole in zip(rows, chunk, strict=True):
+                for part in (whole, *whole.overflowing):
+                    windows.append(_window(part, row, pairs[row][1]))
+                    token_ids.append(part.ids)
+                    token_types.append(part.type_ids if self._has_token_types else [0] * len(part.ids))
+        return EncodedTexts(token_ids, token_types), windows
+
+    def _shortened(self, texts: list[str], max_length: int) -> list[str]:
+        """Texts cut behind so many tokens."""
+        backend = self._cutting(_Cut(max_length))
+        encodings = backend.encode_batch(texts, add_special_tokens=False)
+        empty = [row for row, encoding in enumerate(encodings) if not encoding.ids]
+        if empty:
+            raise InputError(f"{_places(empty)}: the tokenizer finds no token in the question; leave it out")
+        return [
+            text[: encoding.offsets[-1][1]] if encoding.overflowing else text
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
     def _num_special(self, *, is_pair: bool) -> int:
         return int(self._tokenizer.backend_tokenizer.num_special_tokens_to_add(is_pair))
@@ -152,21 +213,32 @@ class TextEncoder:
         if empty:
             raise InputError(f"{_places(empty)}: the tokenizer finds no token in it; leave such inputs out")
 
-    def _truncating(self, max_length: int) -> "Tokenizer":
-        # Cutting is a setting of the backend, and changing it under a running thread fails; so each length
+    def _cutting(self, cut: _Cut) -> "Tokenizer":
+        # Cutting is a setting of the backend, and changing it under a running thread fails; so each cut
         # has a copy that never changes again.
         from tokenizers import Tokenizer
 
         with self._lock:
-            if max_length not in self._backends:
+            if cut not in self._backends:
                 while len(self._backends) >= _MOST_COPIES:
                     del self._backends[next(iter(self._backends))]
                 backend = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
                 backend.no_padding()
-                side = self._tokenizer.truncation_side
-                backend.enable_truncation(max_length, strategy="longest_first", direction=side)
-                self._backends[max_length] = backend
-            return self._backends[max_length]
+                backend.enable_truncation(
+                    cut.max_length, strategy=cut.strategy, stride=cut.stride, direction=cut.side
+                )
+                self._backends[cut] = backend
+            return self._backends[cut]
+
+
+def _window(part: "Encoding", question: int, context: str) -> Window:
+    in_context = [place for place, text in enumerate(part.sequence_ids) if text == 1]
+    if not in_context:
+        raise InputError(f"{_places([question])}: the tokenizer finds no token in the context; leave it out")
+    first, last = in_context[0], in_context[-1]
+    return Window(
+        question=question, context=context, first=first, offsets=tuple(part.offsets[first : last + 1])
+    )
 
 
 def _load(path_or_name: str) -> "PreTrainedTokenizerFast":

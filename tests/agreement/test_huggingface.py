@@ -173,7 +173,6 @@ def test_an_encoder_without_a_head_loads_with_the_same_hidden_states(name, tmp_p
         "DistilBertForMaskedLM",
         "MPNetForMaskedLM",
         "RobertaForTokenClassification",
-        "BertForQuestionAnswering",
     ],
 )
 def test_weights_of_other_heads_are_left_aside(architecture, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,7 +84,7 @@ def test_every_dataset_method_and_seed_has_its_rows(whole):
     for (dataset, _, method), settings in found.items():
         wanted = SETTINGS[method]
         if (dataset, method) == ("likeness", "both"):
-            # Regression leaves by patience, which has no threshold.
+            # Regression leaves by patience, which has a threshold of its own.
             wanted = ["dense", "as trained", *wanted[3:]]
         assert [name for name in wanted if not name.startswith("within")] == [
             name for name in settings if not name.startswith("within")
@@ -185,6 +186,24 @@ def test_work_in_progress_is_cleared_and_the_fine_tuned_model_stays(whole):
     assert kept == ["finetune"] * 4
 
 
+def test_the_report_stands_beside_the_results(whole):
+    output = whole[0]
+    text = (output / "report.md").read_text(encoding="utf-8")
+    for words in (
+        "Suite tiny suite",
+        "| both |",
+        "seeds 0, 1",
+        "magic-pyramid reproduce suite.yaml",
+        "figure 3",
+    ):
+        assert words in text
+    named = {output / name for name in re.findall(r"\]\((pictures/\w+\.png)\)", text)}
+    assert {path.stem for path in named} == {"flops", "time", "lengths", "alive", "exits", "attention"}
+    assert all(path.stat().st_size > 5_000 for path in named)
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 6
+
+
 def test_nothing_names_a_folder_of_this_machine(whole, place):
     for file in whole[0].rglob("*"):
         if file.suffix in (".json", ".jsonl", ".md", ".html"):
@@ -205,6 +224,30 @@ def test_a_killed_suite_goes_on(place, run, whole, tmp_path):
     assert "finetune: starts" not in err
     wanted = [row["quality"] for row in results(whole[0]) if (row["dataset"], row["seed"]) == ("reviews", 0)]
     assert [row["quality"] for row in results(output)] == wanted
+
+
+def test_methods_of_every_kind_are_compared_with_the_whole_teacher(place, run, tmp_path):
+    methods = [
+        "truncated",
+        {"name": "distilbert", "epochs": {"distill_student": 1}},
+        {"name": "pabee", "set": {"train.joint_exits": 1}},
+        {"name": "spatten", "set": {"prune.final_keep_ratio": 0.4, "prune.whole_layers": 0}},
+    ]
+    defaults = {"epochs": {"finetune": 1, "hard_prune": 1}, "set": {"train.joint_exits": 0}}
+    code, _, err = reproduce(
+        run, place, tmp_path / "kinds", datasets=suite("")["datasets"][:1], methods=methods, seeds=[0],
+        defaults=defaults,
+    )  # fmt: skip
+    assert code == 0, err
+    assert err.count("finetune: finished earlier, not repeated") == 2
+    rows = {(row["method"], row["setting"]): row for row in results(tmp_path / "kinds")}
+    assert {method for method, _ in rows} == {"truncated", "distilbert", "pabee", "spatten"}
+    for student in ("truncated", "distilbert"):
+        assert 1.8 < rows[student, "dense"]["flops_speedup"] < 2.2
+        assert len(rows[student, "dense"]["tokens_alive"]) == 2
+    assert rows["pabee", "as trained"]["exit_threshold"] == pytest.approx(1 / 3)
+    assert rows["spatten", "as trained"]["flops_speedup"] > 1.0
+    assert "bert, dense, in the engine torch" in json.dumps(rows["spatten", "dense"]["provenance"])
 
 
 def test_two_processes_share_one_output(place, tmp_path):

@@ -2,6 +2,7 @@
 
 from magic_pyramid.backbones.families import FAMILIES
 from magic_pyramid.backbones.translate import (
+    SPAN_SUFFIX,
     Translated,
     backbone_config,
     backbone_problems,
@@ -13,6 +14,7 @@ from magic_pyramid.backbones.translate import (
 
 __all__ = [
     "FAMILIES",
+    "SPAN_SUFFIX",
     "Translated",
     "backbone_config",
     "backbone_problems",

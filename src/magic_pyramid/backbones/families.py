@@ -138,6 +138,8 @@ _MPNET_MODULES = {
     **_FEEDFORWARD,
 }
 _TWO_LAYER_HEAD = {"final_head.dense": ("classifier.dense",), "final_head.output": ("classifier.out_proj",)}
+SPAN_HEAD: Names = {"final_head.output": ("qa_outputs",)}
+"""What answers questions, in every family."""
 _UNUSED_POOLER = r"pooler\.dense\.(weight|bias)"
 _TOKEN_CLASSIFIER = r"classifier\.(weight|bias)"
 

@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 from magic_pyramid.activations import ACTIVATIONS
-from magic_pyramid.backbones.families import FAMILIES, IGNORED, LEGACY_SUFFIXES, REFUSED, Family
+from magic_pyramid.backbones.families import (
+    FAMILIES,
+    IGNORED,
+    LEGACY_SUFFIXES,
+    REFUSED,
+    SPAN_HEAD,
+    Family,
+)
 from magic_pyramid.config import BackboneConfig
 from magic_pyramid.errors import CheckpointError, nearest
 
+SPAN_SUFFIX = "ForQuestionAnswering"
+"""End of the names of the classes that find spans."""
 _FLOATS = ("layer_norm_eps", "hidden_dropout", "attention_dropout")
 _MAY_BE_ZERO = ("type_vocab_size", "pad_token_id", "sep_token_id")
 
@@ -96,8 +105,8 @@ def backbone_problems(backbone: BackboneConfig) -> list[str]:
     return problems
 
 
-def huggingface_config(backbone: BackboneConfig) -> dict[str, Any]:
-    """The Hugging Face ``config.json`` of a classifier with this backbone, without its labels."""
+def huggingface_config(backbone: BackboneConfig, *, finds_spans: bool = False) -> dict[str, Any]:
+    """The Hugging Face ``config.json`` of a classifier, or of what finds spans, without its labels."""
     row = family(backbone.model_type)
     values = {where.key: getattr(backbone, name) for name, where in row.fields.items()}
     if "embedding_size" in row.fields and backbone.embedding_size is None:
@@ -105,13 +114,13 @@ def huggingface_config(backbone: BackboneConfig) -> dict[str, Any]:
     if row.dropout_key is not None:
         values[row.dropout_key] = backbone.classifier_dropout
     return {
-        "architectures": [f"{row.stem}ForSequenceClassification"],
+        "architectures": [f"{row.stem}{SPAN_SUFFIX if finds_spans else 'ForSequenceClassification'}"],
         "model_type": backbone.model_type,
         **values,
     }
 
 
-def module_names(backbone: BackboneConfig) -> dict[str, tuple[str, ...]]:
+def module_names(backbone: BackboneConfig, *, finds_spans: bool = False) -> dict[str, tuple[str, ...]]:
     """Our modules and theirs, layer numbers and prefix filled in: the table that both directions use."""
     row = family(backbone.model_type)
     names: dict[str, tuple[str, ...]] = {}
@@ -120,7 +129,7 @@ def module_names(backbone: BackboneConfig) -> dict[str, tuple[str, ...]]:
         for layer in layers:
             filled = tuple(row.prefix + name.replace("#", str(layer)) for name in theirs)
             names[ours.replace("#", str(layer))] = filled
-    return {**names, **row.head}
+    return {**names, **(SPAN_HEAD if finds_spans else row.head)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +145,12 @@ class Translated:
     """Their names that are missing from a stack of query, key and value, or whose shapes differ there."""
 
 
-def from_huggingface(backbone: BackboneConfig, tensors: Mapping[str, Tensor]) -> Translated:
+def from_huggingface(
+    backbone: BackboneConfig, tensors: Mapping[str, Tensor], *, finds_spans: bool = False
+) -> Translated:
     """Rename and stack the weights of a Hugging Face checkpoint, with or without its prefix and head."""
     row = family(backbone.model_type)
-    names = module_names(backbone)
+    names = module_names(backbone, finds_spans=finds_spans)
     places = {their: (our, part) for our, theirs in names.items() for part, their in enumerate(theirs)}
     stacks: dict[str, dict[int, Tensor]] = {}
     ignored, unknown = [], []
@@ -182,9 +193,11 @@ def _modern(name: str) -> str:
     return name
 
 
-def to_huggingface(backbone: BackboneConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_huggingface(
+    backbone: BackboneConfig, tensors: Mapping[str, Tensor], *, finds_spans: bool = False
+) -> dict[str, Tensor]:
     """The reverse: the backbone and the final head under their names; pruner and exit heads are left out."""
-    names = module_names(backbone)
+    names = module_names(backbone, finds_spans=finds_spans)
     renamed = {}
     for name, tensor in tensors.items():
         module, _, suffix = name.rpartition(".")

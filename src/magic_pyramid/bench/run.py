@@ -20,7 +20,7 @@ from magic_pyramid.bench.turns import LATENCY, Task, Timings, in_turns
 from magic_pyramid.bench.verdict import Verdict, judge
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.data import Example
-from magic_pyramid.engine.interface import DENSE, default_setting, layers_tested
+from magic_pyramid.engine.interface import DENSE, check_classifies, default_setting, layers_tested
 from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.fitting import commit, machine
@@ -101,6 +101,7 @@ def run_bench(
             f"{len(examples) - len(labels)} of {len(examples)} examples have no label; label them"
         )
     config = classifier.model.config
+    check_classifies(config, what="bench")
     if too_long := [length for length in options.lengths if length > config.max_length]:
         raise ConfigError(
             f"lengths contains {too_long[0]}; the model takes at most {config.max_length} tokens"
@@ -258,7 +259,7 @@ class _Bench:
             self.refused.append({"name": contender.name, "reason": seat.verdict.reason})
             self.say(f"refused {contender.name}: {seat.verdict.reason}")
             return False
-        seat.accuracy = quality(logits, self.labels, config.problem_type)
+        seat.accuracy = quality(logits, self.labels, config)
         receipts = {name: reply[name] for name in ("exit_layer", "num_tokens")}
         seat.gflops = gflops_of(config, contender, self.texts, **receipts)
         return True

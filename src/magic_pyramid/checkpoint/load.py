@@ -1,4 +1,4 @@
-"""Read a model folder or a hub name: ours as it was saved, a Hugging Face encoder as a dense classifier."""
+"""Read a model folder or a hub name: ours as it was saved, a Hugging Face encoder as a dense model."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ import huggingface_hub
 import torch
 from torch import Tensor
 
-from magic_pyramid.backbones import backbone_config, backbone_problems, from_huggingface
+from magic_pyramid.backbones import SPAN_SUFFIX, backbone_config, backbone_problems, from_huggingface
 from magic_pyramid.checkpoint.folder import finish_save
 from magic_pyramid.checkpoint.save import MODEL_TYPE, PROBLEM_TYPES, WEIGHTS_FILE
 from magic_pyramid.checkpoint.storage import expand, read_tensors
 from magic_pyramid.checkpoint.typed import type_problems
-from magic_pyramid.config import FORMAT_VERSION, ModelConfig
+from magic_pyramid.config import FORMAT_VERSION, SPAN_LABELS, ModelConfig, SpanConfig
 from magic_pyramid.errors import CheckpointError, ConfigError, nearest
 from magic_pyramid.folder_info import CONFIG_FILE, info_of, info_problems, read_object
 from magic_pyramid.model import PyramidModel
@@ -24,6 +24,8 @@ INDEX_FILE = "model.safetensors.index.json"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
 HEAD = "final_head."
+LONGEST_WINDOW = 384
+"""Tokens of a window of a Hugging Face checkpoint, as those are usually trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,9 @@ def _load_huggingface(
 ) -> tuple[PyramidModel, dict[str, Any]]:
     where = folder / CONFIG_FILE
     model_config = _building(lambda: _dense_config(config), where)
-    translated = from_huggingface(model_config.backbone, _read_weights(folder))
+    translated = from_huggingface(
+        model_config.backbone, _read_weights(folder), finds_spans=model_config.span is not None
+    )
     problems = [f"{name} is unexpected" for name in translated.unknown]
     problems += [f"{name} is missing or does not fit its neighbours" for name in translated.incomplete]
     _check_tensors(
@@ -103,6 +107,14 @@ def _load_huggingface(
 
 def _dense_config(config: Mapping[str, Any]) -> ModelConfig:
     backbone = backbone_config(config)
+    if str((config.get("architectures") or [""])[0]).endswith(SPAN_SUFFIX):
+        return ModelConfig(
+            backbone=backbone,
+            labels=SPAN_LABELS,
+            problem_type="span",
+            max_length=min(backbone.max_length, LONGEST_WINDOW),
+            span=SpanConfig(),
+        )
     labels = _labels(config)
     words = config.get("problem_type") or PROBLEM_TYPES["regression" if len(labels) == 1 else "single_label"]
     ours = {theirs: name for name, theirs in PROBLEM_TYPES.items()}

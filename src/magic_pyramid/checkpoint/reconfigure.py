@@ -65,7 +65,9 @@ def _outdated(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
 
 
 def _final_head_kind(config: ModelConfig) -> object:
-    return config.final_head, config.final_head == "fastbert" and _head_kind(config.exit or ExitConfig())[1:]
+    return config.final_head_kind, config.final_head_kind == "fastbert" and _head_kind(
+        config.exit or ExitConfig()
+    )[1:]
 
 
 def _head_kind(exits: ExitConfig | None) -> tuple[object, ...]:

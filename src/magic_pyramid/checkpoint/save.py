@@ -16,6 +16,7 @@ from magic_pyramid.model import PyramidModel
 
 MODEL_TYPE = "magic_pyramid"
 ARCHITECTURE = "MagicPyramidForSequenceClassification"
+"""What transformers' Auto classes load; there is none that finds spans."""
 WEIGHTS_FILE = "model.safetensors"
 
 PROBLEM_TYPES: Mapping[str, str] = {
@@ -23,7 +24,7 @@ PROBLEM_TYPES: Mapping[str, str] = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-"""Our problem types and Hugging Face's words for them."""
+"""Our problem types and Hugging Face's words for them, which has none for spans."""
 
 
 class SavesTokenizer(Protocol):
@@ -77,7 +78,7 @@ def config_json(config: ModelConfig, *, info: Mapping[str, Any]) -> dict[str, An
     """Content of ``config.json``, in words that transformers understands where it has them."""
     return {
         "model_type": MODEL_TYPE,
-        "architectures": [ARCHITECTURE],
+        "architectures": [ARCHITECTURE] if config.span is None else [],
         "format_version": FORMAT_VERSION,
         **_labels_json(config),
         MODEL_TYPE: config.to_dict(),
@@ -99,8 +100,9 @@ def to_huggingface(model: PyramidModel, folder: str | Path, *, encoder: SavesTok
             f"final_head is {config.final_head!r}, which Hugging Face classifiers do not have; "
             "only 'cls' can be written"
         )
-    content = _json({**huggingface_config(config.backbone), **_labels_json(config)})
-    tensors = huggingface_names(config.backbone, model.state_dict())
+    finds_spans = config.span is not None
+    content = _json({**huggingface_config(config.backbone, finds_spans=finds_spans), **_labels_json(config)})
+    tensors = huggingface_names(config.backbone, model.state_dict(), finds_spans=finds_spans)
     with replacing_files(Path(folder)) as staging:
         if encoder is not None:
             encoder.save_pretrained(staging)
@@ -109,6 +111,8 @@ def to_huggingface(model: PyramidModel, folder: str | Path, *, encoder: SavesTok
 
 
 def _labels_json(config: ModelConfig) -> dict[str, Any]:
+    if config.span is not None:
+        return {}
     return {
         "id2label": {str(index): label for index, label in enumerate(config.labels)},
         "label2id": {label: index for index, label in enumerate(config.labels)},

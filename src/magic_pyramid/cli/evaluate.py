@@ -15,6 +15,7 @@ from magic_pyramid.cli.options import (
     PairColumn,
     ScaleOption,
     SpeedOption,
+    TestShare,
     TextColumn,
     ThreadsOption,
     ThresholdOption,
@@ -60,6 +61,7 @@ def evaluate(
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     where: WhereOption = None,
+    test_share: TestShare = 0.0,
     picture: Annotated[
         Path | None,
         typer.Option(
@@ -79,7 +81,15 @@ def evaluate(
     if threads is not None:
         use_threads(threads)
     classifier = Classifier.from_pretrained(model, device=choose_device(device))
-    labelled = load_for(classifier.config, data, model=model, split=split, columns=columns, where=conditions)
+    labelled = load_for(
+        classifier.config,
+        data,
+        model=model,
+        split=split,
+        columns=columns,
+        where=conditions,
+        test_share=test_share,
+    )
     # One split was asked for, and it may go by another name here ("dev").
     (found, examples), *_ = labelled.splits.items()
     if max_rows is not None:
@@ -108,6 +118,7 @@ def draw(classifier: "Classifier", examples: "list[Example]", picture: Path, *, 
     from magic_pyramid.certify import SPEEDS
     from magic_pyramid.certify.certificate import stored_certificate
     from magic_pyramid.engine.interface import DENSE
+    from magic_pyramid.labelled_rows import label_rows
     from magic_pyramid.metrics import METRIC_NAMES
     from magic_pyramid.report.sweep_plot import draw_sweep
     from magic_pyramid.sweep import sweep
@@ -116,9 +127,8 @@ def draw(classifier: "Classifier", examples: "list[Example]", picture: Path, *, 
     named = {"dense": DENSE, "default": classifier.setting()}
     if stored_certificate(classifier.info) is not None:
         named = {"dense": DENSE, **{name: classifier.setting(speed=name) for name in SPEEDS}}
-    labels = [example.label for example in examples if example.label is not None]
-    encoded = classifier.encode([example.inputs for example in examples])
-    points, marked = sweep(classifier.all_heads_engine, config, encoded, labels, named=named)
+    rows = label_rows(classifier.encoder, examples, config)
+    points, marked = sweep(classifier.all_heads_engine, config, rows.encoded, rows.labels, named=named)
     draw_sweep(points, marked, picture, title=title, metric=METRIC_NAMES[config.problem_type])
     say(f"drawn: {picture}")
     return {"points": points, "named": marked}
@@ -132,13 +142,14 @@ def load_for(
     split: str,
     columns: Columns,
     where: dict[str, str],
+    test_share: float = 0.0,
 ) -> LabelledData:
     """One split of the data, its labels numbered as the model numbers them.
 
     Raises:
         InputError: the data cannot be used, has no such split, or has other labels than the model.
     """
-    wanted: dict[str, Any] = {"columns": columns, "where": where, "split": split}
+    wanted: dict[str, Any] = {"columns": columns, "where": where, "split": split, "test_share": test_share}
     try:
         return load_data(data, labels=config.labels, problem_type=config.problem_type, **wanted)
     except InputError as error:

@@ -79,6 +79,7 @@ def export(
     from magic_pyramid.certify.certificate import stored_certificate, without_certificate
     from magic_pyramid.classifier import Classifier, use_threads
     from magic_pyramid.export import accept_export, export_native, export_onnx, export_single_graph
+    from magic_pyramid.labelled_rows import label_rows
 
     if threads is not None:
         use_threads(threads)
@@ -92,10 +93,8 @@ def export(
         from magic_pyramid.data.sampling import subset
 
         examples = subset(examples, rows=max_rows, seed=0)
-        encoded = classifier.encoder.encode(
-            [example.inputs for example in examples], max_length=classifier.config.max_length
-        )
-        labels = [example.label for example in examples if example.label is not None]
+        rows = label_rows(classifier.encoder, examples, classifier.config)
+        encoded, labels = rows.encoded, rows.labels
     found: dict[str, Any] = {}
 
     def accept(folder: Path) -> None:

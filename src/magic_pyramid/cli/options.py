@@ -23,8 +23,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         show_default=False,
-        help="Labelled texts: a file (CSV, TSV, JSONL, Parquet, each also .gz), a folder of splits, "
-        "or a dataset of the hub.",
+        help="Labelled texts: a file (CSV, TSV, JSONL, JSON, Parquet, each also .gz), a folder of "
+        "splits, or a dataset of the hub.",
     ),
 ]
 JsonOption = Annotated[
@@ -40,6 +40,15 @@ LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column 
 WhereOption = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Keep only the rows with this value; repeatable."),
+]
+TestShare = Annotated[
+    float,
+    typer.Option(
+        "--test-share",
+        metavar="SHARE",
+        help="Where the data has no test split, this part of train is one, always the same rows; of "
+        "questions it is a part of the articles.",
+    ),
 ]
 ThresholdOption = Annotated[
     str | None,

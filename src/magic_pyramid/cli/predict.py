@@ -63,6 +63,7 @@ EXAMPLES = (
     "magic-pyramid predict demo --input reviews.csv --output answers.csv",
     "cat reviews.jsonl | magic-pyramid predict demo --exit-threshold 0.3 > answers.jsonl",
     "magic-pyramid predict demo --input reviews.csv --output answers.csv --resume",
+    'magic-pyramid predict runs/squad "Who won?" --text-pair "Denver won the final."',
 )
 """Shown by ``--help``."""
 
@@ -73,7 +74,8 @@ def predict(
         list[str] | None, typer.Argument(metavar="[TEXT]...", show_default=False, help="Texts to answer.")
     ] = None,
     text_pair: Annotated[
-        str | None, typer.Option("--text-pair", metavar="TEXT", help="The second text, beside one TEXT.")
+        str | None,
+        typer.Option("--text-pair", metavar="TEXT", help="The second text or the context, beside one TEXT."),
     ] = None,
     source: Annotated[
         str | None,
@@ -114,8 +116,10 @@ def predict(
     """Answer texts, or every row of a file, with what each answer cost.
 
     A row keeps its columns (one called like ours becomes input_...) and gains label, score, probabilities,
-    exit_layer, num_layers_run, tokens, num_tokens and gflops. A bad row gains error instead, is reported, and
-    the exit code is 1 at the end. Memory does not grow with the number of rows.
+    exit_layer, num_layers_run, tokens, num_tokens and gflops. Of a model that answers questions, a row needs
+    question and context, and gains answer, start, end and num_windows in place of label, probabilities and
+    exit_layer. A bad row gains error instead, is reported, and the exit code is 1 at the end. Memory does not
+    grow with the number of rows.
     """
     job = plan_job(
         texts or [],
@@ -158,12 +162,36 @@ def _load(model: str, *, threads: int | None, device: str) -> Any:
 
     if threads is not None:
         use_threads(threads)
-    return Classifier.from_pretrained(model, device=choose_device(device))
+    loaded = Classifier.from_pretrained(model, device=choose_device(device))
+    if loaded.config.span is None:
+        return loaded
+    from magic_pyramid.question_answering import QuestionAnswering
+
+    return QuestionAnswering(loaded.model, loaded.encoder, info=loaded.info)
 
 
 def _answering(predictor: Any, *, batch_size: int | None, knobs: dict[str, Any]) -> Callable[[Any], Any]:
+    if predictor.config.span is not None:
+        return _answering_questions(predictor, batch_size=batch_size, knobs=knobs)
+
     def answer(texts: Any, **own: Any) -> Any:
         return predictor.predict(texts, batch_size=batch_size, **knobs, **own)
+
+    return answer
+
+
+def _answering_questions(
+    model: Any, *, batch_size: int | None, knobs: dict[str, Any]
+) -> Callable[[Any], Any]:
+    other = [name for name in knobs if name != "prune_scale"]
+    if other:
+        option = f"--{other[0].replace('_', '-')}"
+        raise ConfigError(f"{option} does nothing: a model that answers questions has --prune-scale alone")
+
+    def answer(pairs: Any, *, speed: Any = None) -> Any:
+        if speed is not None:
+            raise ConfigError("--speed-column does nothing: a model that answers questions has no speeds")
+        return [found[0] for found in model.answer(pairs, batch_size=batch_size, **knobs)]
 
     return answer
 
@@ -246,15 +274,15 @@ def stream_answers(
     """Answer every row and write it; give the number of bad ones, earlier runs included."""
     from magic_pyramid.cli.resuming import NOTHING, finished_rows
     from magic_pyramid.cli.row_files import TableRows, row_writer
-    from magic_pyramid.prediction_stream import StreamTotals, answer_rows
+    from magic_pyramid.prediction_stream import StreamTotals, answer_rows, fields_of
 
-    done = NOTHING
+    done, names = NOTHING, fields_of(config)
     if job.resume and job.target is not None:
-        done = finished_rows(job.target, rows, format=job.target_format, labels=config.labels)
+        done = finished_rows(job.target, rows, format=job.target_format, labels=config.labels, names=names)
         say(f"{job.target}: {done.num_rows:,} rows are finished; going on")
     totals, started_s = StreamTotals(), time.perf_counter()
     with _target(job.target, keep_bytes=done.num_bytes) as stream:
-        writer = row_writer(stream, job.target_format, header=done.header)
+        writer = row_writer(stream, job.target_format, header=done.header, names=names)
         try:
             for chunk in answer_rows(
                 rows, answer, config=config, chunk_rows=chunk_rows, speed_field=job.speed_column
@@ -269,8 +297,8 @@ def stream_answers(
                 say(f"{count:,} rows are in {job.target}; --resume goes on from there")
             raise
     if isinstance(writer, TableRows) and writer.left_out:
-        names = ", ".join(sorted(writer.left_out))
-        say(f"left out, because the first row does not have them: columns {names}")
+        left_out = ", ".join(sorted(writer.left_out))
+        say(f"left out, because the first row does not have them: columns {left_out}")
     say(_summary(totals, done.num_bad, seconds=time.perf_counter() - started_s, config=config))
     return totals.num_bad + done.num_bad
 
@@ -311,8 +339,15 @@ def show_answers(job: Job, rows: Iterator[Row], answer: Callable[[Any], Any], co
     from magic_pyramid.prediction_stream import answer_rows
 
     table = Table(box=None, pad_edge=False, header_style="bright_black")
-    for heading in ("text", "label", "score", "layers", "tokens", "GFLOPs"):
-        table.add_column(heading, justify="left" if heading in ("text", "label") else "right")
+    for heading in (
+        "text",
+        "label" if config.span is None else "answer",
+        "score",
+        "layers",
+        "tokens",
+        "GFLOPs",
+    ):
+        table.add_column(heading, justify="left" if heading in ("text", "label", "answer") else "right")
     num_bad = 0
     for chunk in answer_rows(rows, answer, config=config):
         _report_bad(job, chunk)
@@ -327,7 +362,7 @@ def show_answers(job: Job, rows: Iterator[Row], answer: Callable[[Any], Any], co
 
 
 def _cells(raw: dict[str, Any], answer: Any, config: Any) -> list[Text]:
-    label = answer["label"]
+    label = answer["label"] if config.span is None else answer["answer"] or "no answer"
     alive = answer["num_tokens"][answer["num_layers_run"]]
     cells = [
         " | ".join(raw.values()),

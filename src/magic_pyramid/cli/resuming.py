@@ -16,7 +16,6 @@ from magic_pyramid.errors import InputError
 from magic_pyramid.prediction_stream import ANSWER_FIELDS, ERROR_FIELD, kept_fields
 
 _BLOCK = 1 << 20
-_OURS = {*ANSWER_FIELDS, ERROR_FIELD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,14 @@ class Finished:
 NOTHING = Finished(num_rows=0, num_bad=0, num_bytes=0, header=None)
 
 
-def finished_rows(output: Path, rows: Iterator[Row], *, format: str, labels: Sequence[str]) -> Finished:
+def finished_rows(
+    output: Path,
+    rows: Iterator[Row],
+    *,
+    format: str,
+    labels: Sequence[str],
+    names: Sequence[str] = ANSWER_FIELDS,
+) -> Finished:
     """Take as many rows from the input as the output answers already; the output is only read.
 
     Raises:
@@ -51,7 +57,7 @@ def finished_rows(output: Path, rows: Iterator[Row], *, format: str, labels: Seq
             row = next(rows, None)
             if row is None:
                 raise _foreign(output, record.line, "the input has fewer rows")
-            _check(output, record, row, format=format, labels=labels)
+            _check(output, record, row, format=format, labels=labels, names=names)
             num_rows += 1
             num_bad += bool(record.fields.get(ERROR_FIELD))
     return Finished(num_rows=num_rows, num_bad=num_bad, num_bytes=num_bytes, header=header)
@@ -104,21 +110,23 @@ def _records(stream: Any, format: str, output: Path) -> Iterator[Record]:
         yield record
 
 
-def _check(output: Path, record: Record, row: Row, *, format: str, labels: Sequence[str]) -> None:
+def _check(
+    output: Path, record: Record, row: Row, *, format: str, labels: Sequence[str], names: Sequence[str]
+) -> None:
     written, error = record.fields, record.fields.get(ERROR_FIELD)
-    if "label" not in written and not error:
-        raise _foreign(output, record.line, "it has no label and no error")
+    if names[0] not in written and not error:
+        raise _foreign(output, record.line, f"it has no {names[0]} and no error")
     if error and not str(error).startswith(f"line {row.line}: "):
         raise _foreign(output, record.line, f"its error is not about line {row.line} of the input")
-    found = {name: value for name, value in written.items() if name not in _OURS}
-    kept = kept_fields(row)
+    found = {name: value for name, value in written.items() if name not in (*names, ERROR_FIELD)}
+    kept = kept_fields(row, names=names)
     if format == "jsonl":
         wanted = json.loads(json.dumps(plain(kept)))
     else:
         wanted = {name: table_cell(kept.get(name), format) for name in found}
     if found != wanted:
         raise _foreign(output, record.line, f"its columns differ from line {row.line} of the input")
-    if not error and set(_names(written.get("probabilities"))) != set(labels):
+    if "probabilities" in names and not error and set(_names(written.get("probabilities"))) != set(labels):
         raise _foreign(output, record.line, "its probabilities are of other labels than the model's")
 
 

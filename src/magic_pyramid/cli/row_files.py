@@ -38,9 +38,18 @@ def check_output_format(name: str) -> str:
     return name.lower()
 
 
-def row_writer(stream: BinaryIO, format: str, *, header: Sequence[str] | None = None) -> RowWriter:
-    """A writer onto a stream; ``header`` is that of a table that already stands there."""
-    return JsonLines(stream) if format == "jsonl" else TableRows(stream, format, header=header)
+def row_writer(
+    stream: BinaryIO,
+    format: str,
+    *,
+    header: Sequence[str] | None = None,
+    names: Sequence[str] = ANSWER_FIELDS,
+) -> RowWriter:
+    """A writer onto a stream; ``header`` is that of a table that already stands there.
+
+    ``names`` are the fields of an answer.
+    """
+    return JsonLines(stream) if format == "jsonl" else TableRows(stream, format, header=header, names=names)
 
 
 class JsonLines:
@@ -61,8 +70,16 @@ class JsonLines:
 class TableRows:
     """CSV or TSV: the columns of the first readable row, then those of the answer and of the error."""
 
-    def __init__(self, stream: BinaryIO, format: str, *, header: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        format: str,
+        *,
+        header: Sequence[str] | None = None,
+        names: Sequence[str] = ANSWER_FIELDS,
+    ) -> None:
         self.stream, self.format = stream, format
+        self.names = (*names, ERROR_FIELD)
         self.header = None if header is None else list(header)
         self.waiting: list[OutputRow] = []
         self.left_out: set[str] = set()
@@ -86,8 +103,7 @@ class TableRows:
             self.waiting = []
 
     def _begin(self, row: OutputRow) -> None:
-        ours = (*ANSWER_FIELDS, ERROR_FIELD)
-        self.header = [*(name for name in row if name not in ours), *ours]
+        self.header = [*(name for name in row if name not in self.names), *self.names]
         self._write_lines([self.header])
 
     def _write(self, rows: Sequence[OutputRow]) -> None:

@@ -16,6 +16,7 @@ from magic_pyramid.cli.options import (
     JsonOption,
     LabelColumn,
     PairColumn,
+    TestShare,
     TextColumn,
     ThreadsOption,
     WhereOption,
@@ -36,6 +37,7 @@ EXAMPLES = (
     "magic-pyramid train --model encoder/ --data reviews/ --output runs/reviews",
     "magic-pyramid train ... --preset pyramid --target-speedup 6",
     "magic-pyramid train ... --preset ltp --train-rows 8000 --set prune.penalty=0.1",
+    "magic-pyramid train --model encoder/ --data squad/ --output runs/squad --preset ltp",
     "magic-pyramid train ... --epochs finetune=3,distill_exits=2 --resume",
     "torchrun --nproc-per-node 2 -m magic_pyramid train ...",
 )
@@ -107,6 +109,7 @@ def train(
     validation_share: Annotated[
         float | None, typer.Option("--validation-share", help=setting_doc("validation_share"))
     ] = None,
+    test_share: TestShare = 0.0,
     precision: Annotated[str | None, typer.Option("--precision", help=setting_doc("precision"))] = None,
     tokens_per_batch: Annotated[
         int | None, typer.Option("--tokens-per-batch", help=setting_doc("tokens_per_batch"))
@@ -115,7 +118,10 @@ def train(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a classifier that drops tokens and leaves early, and calibrate and save it."""
+    """Train a classifier that drops tokens and leaves early, and calibrate and save it.
+
+    Data with question, context and answers (SQuAD's files among them) trains a model that answers questions.
+    """
     assigned = read_pairs(assignments, option="--set")
     settings = train_settings(
         preset=preset,
@@ -138,6 +144,7 @@ def train(
         labels=read_labels(labels),
         where=read_pairs(where, option="--where"),
         validation_share=settings.config.validation_share,
+        test_share=test_share,
         seed=settings.config.seed,
         train_rows=train_rows,
     )
@@ -185,7 +192,12 @@ def data_line(data: LabelledData) -> str:
     """What will be trained on, in one line."""
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
     held_out = " (validation held out of train)" if data.held_out else ""
-    return f"{data.name}: {counts}{held_out}; {len(data.labels)} labels, {data.problem_type}"
+    task = (
+        "question answering"
+        if data.problem_type == "span"
+        else f"{len(data.labels)} labels, {data.problem_type}"
+    )
+    return f"{data.name}: {counts}{held_out}; {task}"
 
 
 def _progress(is_main: bool) -> AbstractContextManager[Any]:

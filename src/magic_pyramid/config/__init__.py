@@ -5,6 +5,7 @@ The string under a field is its only description; ``--help``, the docs and the t
 
 from magic_pyramid.config.base import Config, field_docs
 from magic_pyramid.config.model import (
+    SPAN_LABELS,
     BackboneConfig,
     ExitConfig,
     ModelConfig,
@@ -20,6 +21,7 @@ from magic_pyramid.config.prune import (
     RankBinsConfig,
     RankCountsConfig,
 )
+from magic_pyramid.config.span import SpanConfig
 from magic_pyramid.config.train import STAGE_NAMES, StageName, TrainConfig
 
 FORMAT_VERSION = 1
@@ -28,6 +30,7 @@ FORMAT_VERSION = 1
 __all__ = [
     "FORMAT_VERSION",
     "PRUNE_KINDS",
+    "SPAN_LABELS",
     "STAGE_NAMES",
     "AnyPruneConfig",
     "BackboneConfig",
@@ -39,6 +42,7 @@ __all__ = [
     "PruneConfig",
     "RankBinsConfig",
     "RankCountsConfig",
+    "SpanConfig",
     "StageName",
     "TrainConfig",
     "check_exit_layers",

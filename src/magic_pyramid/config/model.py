@@ -6,9 +6,12 @@ from typing import Literal
 
 from magic_pyramid.config.base import Config, check_choice, check_within
 from magic_pyramid.config.prune import AnyPruneConfig
+from magic_pyramid.config.span import SpanConfig
 from magic_pyramid.errors import ConfigError
 
-ProblemType = Literal["single_label", "multi_label", "regression"]
+ProblemType = Literal["single_label", "multi_label", "regression", "span"]
+SPAN_LABELS = ("start", "end")
+"""Labels of a model that answers with a part of a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +144,10 @@ class ModelConfig(Config):
     backbone: BackboneConfig
     """The encoder."""
     labels: tuple[str, ...]
-    """Label names in the order of the logits; one name for regression."""
+    """Label names in the order of the logits; one name for regression; start and end for spans."""
     problem_type: ProblemType = "single_label"
-    """`single_label` (softmax), `multi_label` (sigmoid per label) or `regression` (one number)."""
+    """`single_label` (softmax), `multi_label` (sigmoid per label), `regression` (one number) or `span` (a
+    part of the second text)."""
     final_head: Literal["cls", "fastbert"] = "cls"
     """Classifier after the last layer: the backbone's own [CLS] head, or FastBERT's."""
     max_length: int = 128
@@ -152,6 +156,8 @@ class ModelConfig(Config):
     """Token pruning, of the kind that its field `kind` names; None keeps every token."""
     exit: ExitConfig | None = None
     """Early exits; None runs every layer."""
+    span: SpanConfig | None = None
+    """How questions are answered; None for every problem type but `span`."""
 
     def __post_init__(self) -> None:
         check_choice("model", "problem_type", self.problem_type, ProblemType)
@@ -161,6 +167,7 @@ class ModelConfig(Config):
             raise ConfigError("model.labels is empty; give at least one label name")
         self._check_layers()
         self._check_criterion()
+        self._check_span()
 
     def _check_layers(self) -> None:
         num_layers = self.backbone.num_hidden_layers
@@ -184,10 +191,38 @@ class ModelConfig(Config):
                 "exit.criterion is 'margin', which is not defined for multi_label; use another criterion"
             )
 
+    def _check_span(self) -> None:
+        if (self.problem_type == "span") != (self.span is not None):
+            raise ConfigError(
+                f"model.problem_type is {self.problem_type!r} and model.span is {self.span!r}; the problem "
+                "type 'span' needs it, and no other has it"
+            )
+        if self.span is None:
+            return
+        if self.labels != SPAN_LABELS:
+            raise ConfigError(
+                f"model.labels is {self.labels!r}; for the problem type 'span' it is {SPAN_LABELS}"
+            )
+        if self.exit is not None:
+            raise ConfigError(
+                "model.exit is set, but a model that answers questions runs every layer; use a preset "
+                "without exits, such as ltp, top or bert"
+            )
+
     @property
     def num_labels(self) -> int:
-        """Number of logits."""
+        """Number of label names."""
         return len(self.labels)
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Logits of one input: one a label, or for spans one a label and place of a token."""
+        return (self.num_labels,) if self.span is None else (self.num_labels, self.max_length)
+
+    @property
+    def final_head_kind(self) -> Literal["cls", "fastbert", "span"]:
+        """What stands after the last layer."""
+        return self.final_head if self.span is None else "span"
 
     @property
     def exit_layers(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from magic_pyramid.errors import InputError, nearest
+from magic_pyramid.spans import Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +17,11 @@ class Example:
     """The text, or the first text of a pair."""
     text_pair: str | None = None
     """The second text of a pair."""
-    label: int | float | tuple[int, ...] | None = None
-    """Index of the label, the number of a regression, or the indices of all labels that hold."""
+    label: int | float | tuple[int, ...] | tuple[Answer, ...] | None = None
+    """Index of the label, the number of a regression, the indices of all labels that hold, or the answers to
+    a question, none where it has none."""
+    group: str | None = None
+    """What the row was taken from, such as an article; rows of one group are held out together."""
 
     @property
     def inputs(self) -> str | tuple[str, str]:
@@ -71,7 +75,7 @@ _TEXT_NAMES = (
     ("title", "headline", "subject"),
 )
 _LABEL_NAMES = (
-    ("label", "labels"),
+    ("label", "labels", "answers"),
     ("category", "intent", "class", "score", "target", "sentiment", "topic", "emotion"),
     ("rating", "stars", "similarity", "similarity_score", "gold_label", "coarse_label", "label_text"),
 )

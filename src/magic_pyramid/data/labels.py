@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from magic_pyramid.config import ProblemType
+from magic_pyramid.data.squad import looks_like_answers, read_answers
 from magic_pyramid.errors import ConfigError, InputError, nearest
+from magic_pyramid.spans import Answer
 
 LABEL_FILE = "labels.json"
 """Stands beside the splits: label names in the order of the integers, or ``{"type": "regression"}``."""
@@ -33,13 +35,17 @@ class LabelTable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_index", {name: row for row, name in enumerate(self.names)})
 
-    def read(self, value: Any) -> int | float | tuple[int, ...]:
-        """Index, number, or indices of a label value.
+    def read(
+        self, value: Any, *, context: str | None = None
+    ) -> int | float | tuple[int, ...] | tuple[Answer, ...]:
+        """Index, number, indices, or answers of a label value.
 
         Raises:
-            InputError: the value is missing, NaN, of the wrong kind, or no known label.
+            InputError: the value is missing, NaN, of the wrong kind, no known label, or not in the context.
         """
         check_present(value)
+        if self.problem_type == "span":
+            return read_answers(value, context=context)
         if self.problem_type == "regression":
             return _number(value)
         if self.problem_type == "multi_label":
@@ -134,10 +140,13 @@ def _number(value: Any) -> float:
 def guess_problem_type(values: Iterable[Any], *, column: str) -> ProblemType:
     """What labels such as these ask for.
 
-    Lists: ``multi_label``. Numbers with a fraction, or any numbers in a column called score: ``regression``.
+    Texts with their place in a context: ``span``. Other lists: ``multi_label``. Numbers with a fraction, or
+    any numbers in a column called score: ``regression``.
     Everything else: ``single_label``, also whole numbers that were stored as 1.0.
     """
     present = [value for value in values if not is_missing(value)]
+    if any(map(looks_like_answers, present)):
+        return "span"
     if present and all(isinstance(value, list | tuple) or _looks_like_list(value) for value in present):
         return "multi_label"
     numbers = [_number_or_none(value) for value in present]

@@ -9,7 +9,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from magic_pyramid.config import ProblemType
+from magic_pyramid.config import SPAN_LABELS, ProblemType
 from magic_pyramid.data.examples import (
     Columns,
     Example,
@@ -20,7 +20,7 @@ from magic_pyramid.data.examples import (
 )
 from magic_pyramid.data.labels import LabelTable, check_names, guess_problem_type, is_missing, names_in
 from magic_pyramid.data.sampling import hold_out, subset
-from magic_pyramid.data.sources import Source, Table, find_source, split_by_name
+from magic_pyramid.data.sources import SPLITS, Source, Table, find_source, split_by_name
 from magic_pyramid.errors import ConfigError, InputError, nearest
 
 _MOST_NAMED = 20
@@ -36,9 +36,9 @@ class LabelledData:
     splits: dict[str, list[Example]]
     """Examples of `train`, `validation` and `test`, those of them that there are."""
     labels: tuple[str, ...]
-    """Label names in the order of the logits; one name for regression."""
+    """Label names in the order of the logits; one name for regression; start and end for spans."""
     problem_type: ProblemType
-    """`single_label`, `multi_label` or `regression`."""
+    """`single_label`, `multi_label`, `regression` or `span`."""
     held_out: bool
     """Whether `validation` was taken out of train."""
 
@@ -79,6 +79,7 @@ def load_data(
     where: Mapping[str, str] | None = None,
     split: str | None = None,
     validation_share: float = 0.1,
+    test_share: float = 0.0,
     seed: int = 0,
     train_rows: int | None = None,
     problem_type: ProblemType | None = None,
@@ -86,32 +87,36 @@ def load_data(
     """Read labelled texts from a file, a folder of splits, or a dataset on the hub, and check every row.
 
     A file is the train split, or the one that ``split`` names. Of a folder or a hub dataset, ``split`` gives
-    one split alone. Where there is no validation split, ``validation_share`` of train is held out, the same
-    rows for the same seed; then ``train_rows`` of what stays are drawn. ``where`` keeps the rows whose column
-    has the value; a split in which no row has the column is left whole. ``labels`` gives the label names of a
-    model in their order; otherwise they are those of labels.json, of the dataset, or of train.
+    one split alone. Where there is no test split, ``test_share`` of train is taken out of it, always the same
+    rows; where there is no validation split, ``validation_share`` of train is held out, the same rows for the
+    same seed; then ``train_rows`` of what stays are drawn. Questions are held out by article (`title`).
+    ``where`` keeps the rows whose column has the value; a split in which no row has the column is left whole.
+    ``labels`` gives the label names of a model in their order; otherwise they are those of labels.json, of
+    the dataset, or of train.
     A validation or test split without any label is left out.
 
     Raises:
         InputError: the data cannot be used; all bad rows are named at once.
         ConfigError: an option is impossible.
     """
-    _check_options(validation_share, train_rows)
+    _check_options({"validation_share": validation_share, "test_share": test_share}, train_rows)
     wanted = None if split is None else split_by_name(split)
-    found = find_source(source, split=wanted)
+    found = find_source(source, split=None if test_share else wanted)
     names = None if labels is None else check_names(labels, owner="labels")
-    needed = _needed_splits(found, wanted, has_labels=names is not None)
+    carved = ("validation", "test") if test_share else ("validation",)
+    needed = _needed_splits(found, wanted, carved, has_labels=names is not None)
     rows = _read_splits(found, needed, where or {})
     used = _columns(rows, columns or Columns(), found.name)
     _drop_unlabelled(rows, used, wanted=wanted)
     table = _label_table(found, rows, used, names, problem_type)
     splits = _examples(rows, used, table, found.name)
     _check_labels(table, splits, found.name)
-    held_out = "train" in splits and "validation" not in splits and validation_share > 0
-    held_out = held_out and not (found.is_file and wanted is not None)
-    if held_out:
-        kept, taken = hold_out(splits["train"], share=validation_share, seed=seed, labels=table.names)
-        splits = {"train": kept, "validation": taken, **{k: v for k, v in splits.items() if k != "train"}}
+    _carve(splits, "test", share=test_share, seed="test", labels=table.names)
+    held_out = not (found.is_file and wanted is not None and not test_share)
+    held_out = held_out and _carve(
+        splits, "validation", share=validation_share, seed=seed, labels=table.names
+    )
+    splits = {name: splits[name] for name in SPLITS if name in splits}
     if train_rows is not None and "train" in splits:
         splits["train"] = subset(splits["train"], rows=train_rows, seed=seed)
     if wanted is not None:
@@ -125,17 +130,30 @@ def load_data(
     )
 
 
-def _check_options(validation_share: float, train_rows: int | None) -> None:
-    if not 0 <= validation_share <= 0.9:
-        raise ConfigError(f"validation_share is {validation_share!r}; it must lie in [0, 0.9]")
+def _carve(
+    splits: dict[str, list[Example]], name: str, *, share: float, seed: int | str, labels: Sequence[str]
+) -> bool:
+    """Take a share of train as another split, in place, where that one is not there; gives whether it did."""
+    if "train" not in splits or name in splits or share == 0:
+        return False
+    splits["train"], splits[name] = hold_out(splits["train"], share=share, seed=seed, labels=labels)
+    return True
+
+
+def _check_options(shares: Mapping[str, float], train_rows: int | None) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 0.9:
+            raise ConfigError(f"{name} is {share!r}; it must lie in [0, 0.9]")
     if train_rows is not None and train_rows < 1:
         raise ConfigError(f"train_rows is {train_rows!r}; it must be at least 1, or None for all rows")
 
 
-def _needed_splits(source: Source, wanted: str | None, *, has_labels: bool) -> list[str]:
+def _needed_splits(
+    source: Source, wanted: str | None, carved: Sequence[str], *, has_labels: bool
+) -> list[str]:
     if wanted is None:
         return list(source.tables)
-    is_carved = wanted == "validation" and "validation" not in source.tables and "train" in source.tables
+    is_carved = wanted in carved and wanted not in source.tables and "train" in source.tables
     if wanted not in source.tables and not is_carved:
         raise InputError(f"{source.name} has no {wanted} split; it has {', '.join(source.tables)}")
     # The order of the labels comes from train, and so does the held-out part.
@@ -235,6 +253,13 @@ def _label_table(
     kind = problem_type or source.problem_type or guess_problem_type(values, column=columns.label)
     if problem_type is None and kind == "regression" and file_names is not None:
         kind = "single_label"
+    if kind == "span":
+        if columns.text_pair is None:
+            raise InputError(
+                f"{source.name}: answers stand in a context, and no column is known to hold it; name it with "
+                "--text-pair-column NAME, or columns=Columns(text_pair=NAME)"
+            )
+        return LabelTable(kind, SPAN_LABELS, None)
     if kind == "regression":
         if names is not None and len(names) != 1:
             raise ConfigError(
@@ -246,6 +271,10 @@ def _label_table(
 
 def _check_labels(table: LabelTable, splits: Mapping[str, list[Example]], name: str) -> None:
     if table.problem_type == "regression":
+        return
+    if table.problem_type == "span":
+        if "train" in splits and not any(example.label for example in splits["train"]):
+            raise InputError(f"{name}: no question has an answer; add some that have")
         return
     if not table.names:
         raise InputError(f"{name}: no row has any label; add labels")
@@ -280,12 +309,15 @@ def _add_example(
         example = read_example(record, columns)
     except InputError as error:
         problems.append(str(error))
+    context = None if example is None else example.text_pair
     try:
-        label = table.read(read_label(record, columns))
+        label = table.read(read_label(record, columns), context=context)
     except InputError as error:
         problems.append(str(error))
     if example is not None and not problems:
-        examples.append(replace(example, label=label))
+        is_question = table.problem_type == "span"
+        group = str(record.get("title") or example.text_pair) if is_question else None
+        examples.append(replace(example, label=label, group=group))
     return problems
 
 

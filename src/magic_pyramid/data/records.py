@@ -1,4 +1,4 @@
-"""Records of a file, one after the other: CSV, TSV, JSON Lines, plain text and Parquet, each also gzipped."""
+"""Records of a file, one by one: CSV, TSV, JSON and its lines, plain text, Parquet, each also gzipped."""
 
 import csv
 import gzip
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from magic_pyramid.data.squad import rows_of
 from magic_pyramid.errors import InputError, nearest
 
 _LONGEST_CELL = 10_000_000
@@ -26,7 +27,7 @@ class Record:
     """One record as it stands in its file: named fields, or what is wrong with it."""
 
     line: int
-    """Line on which it starts, from 1; in Parquet the row, from 1."""
+    """Line on which it starts, from 1; in Parquet and JSON the row, from 1."""
     fields: dict[str, Any]
     """Values by column name; empty when the record is broken."""
     error: str | None = None
@@ -95,10 +96,12 @@ def _open(source: str | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
 
 
 def read_records(stream: BinaryIO, *, format: str) -> Iterator[Record]:
-    """Records of a stream, with constant memory; a broken record carries its error and the next one follows.
+    """Records of a stream; a broken record carries its error and the next one follows.
+
+    Memory is constant, except for JSON, which is read as a whole.
 
     Raises:
-        InputError: the whole file is unusable: two columns of one name, or not a Parquet file.
+        InputError: the whole file is unusable: two columns of one name, or no JSON, or not a Parquet file.
     """
     return _READERS[format](stream)
 
@@ -155,6 +158,20 @@ def _json_record(line: _Line) -> Record:
             line.number, f"a JSON {type(fields).__name__}, not an object; write one JSON object a line"
         )
     return Record(line=line.number, fields=fields)
+
+
+def _read_json(stream: BinaryIO) -> Iterator[Record]:
+    try:
+        document = json.loads(stream.read().decode("utf-8-sig"))
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise InputError(_DAMAGED_GZIP) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"malformed JSON: {error}; a file with one object a line ends in .jsonl") from None
+    for number, row in enumerate(rows_of(document), start=1):
+        if isinstance(row, dict):
+            yield Record(line=number, fields=row)
+        else:
+            yield _broken(number, f"a JSON {type(row).__name__}, not an object; write a list of objects")
 
 
 def _read_csv(stream: BinaryIO) -> Iterator[Record]:
@@ -292,6 +309,7 @@ def _known_formats() -> str:
 FORMATS = {
     "csv": "csv",
     "tsv": "tsv",
+    "json": "json",
     "jsonl": "jsonl",
     "ndjson": "jsonl",
     "parquet": "parquet",
@@ -302,6 +320,7 @@ FORMATS = {
 _READERS: dict[str, Callable[[BinaryIO], Iterator[Record]]] = {
     "csv": _read_csv,
     "tsv": _read_tsv,
+    "json": _read_json,
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
     "txt": _read_text,

@@ -1,4 +1,7 @@
-"""Seeded choice of rows: a held-out part, and a smaller train set, each with every label in proportion."""
+"""Seeded choice of rows: a held-out part, and a smaller train set, each with every label in proportion.
+
+Rows of one group, such as the questions about one article, are held out together.
+"""
 
 import random
 from collections.abc import Sequence
@@ -10,15 +13,18 @@ _MOST_NAMED = 20
 
 
 def hold_out(
-    examples: Sequence[Example], *, share: float, seed: int, labels: Sequence[str]
+    examples: Sequence[Example], *, share: float, seed: int | str, labels: Sequence[str]
 ) -> tuple[list[Example], list[Example]]:
     """What stays in train, and the part held out of it; both keep the order of the file.
 
     Raises:
-        InputError: there are fewer than two rows, or a label has one row only.
+        InputError: there are fewer than two rows or groups, or a label has one row only.
     """
     if len(examples) < 2:
         raise InputError(f"train has {len(examples)} row; a part can be held out of two or more; add rows")
+    if examples[0].group is not None:
+        taken = _some_groups(examples, share=share, seed=seed)
+        return _without(examples, taken), [examples[row] for row in sorted(taken)]
     groups = _groups(examples)
     alone = [labels[key] for key, rows in groups.items() if isinstance(key, int) and len(rows) == 1]
     if alone:
@@ -48,6 +54,19 @@ def subset(examples: Sequence[Example], *, rows: int, seed: int) -> list[Example
     counts = {key: 1 + extra[key] for key in groups}
     chosen = _draw(groups, counts, random.Random(f"train rows {seed}"))
     return [examples[row] for row in sorted(chosen)]
+
+
+def _some_groups(examples: Sequence[Example], *, share: float, seed: int | str) -> set[int]:
+    """Rows of this share of the groups, at least one group and not all."""
+    names = list(dict.fromkeys(example.group for example in examples))
+    if len(names) < 2:
+        raise InputError(
+            f"train is about {names[0]!r} alone; a part can be held out of two or more; add rows, or give a "
+            "validation split"
+        )
+    wanted = min(max(1, round(share * len(names))), len(names) - 1)
+    chosen = set(random.Random(f"hold out {seed}").sample(names, wanted))
+    return {row for row, example in enumerate(examples) if example.group in chosen}
 
 
 def _groups(examples: Sequence[Example]) -> dict[int | None, list[int]]:

@@ -19,6 +19,7 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "test_matched"), "test"),
 }
 _SHARD = re.compile(r"-\d+-of-\d+$")
+_VERSION = re.compile(r"-v\d+(\.\d+)*$")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 _BATCH = 1024
 
@@ -50,7 +51,7 @@ class FileTable(Table):
     def __init__(self, path: Path) -> None:
         """The file, its format told by its name."""
         self.format = format_of(path)
-        super().__init__(path.name, unit="row" if self.format == "parquet" else "line")
+        super().__init__(path.name, unit="row" if self.format in ("parquet", "json") else "line")
         self.path = path
 
     def records(self) -> Iterator[Record]:
@@ -167,7 +168,7 @@ def _saved(folder: Path) -> Source:
 
 def _split_name(path: Path) -> tuple[str, str]:
     stem, _, ending = path.name.lower().removesuffix(".gz").rpartition(".")
-    return stem, ending
+    return _VERSION.sub("", stem), ending
 
 
 def _described_folder(folder: Path) -> Source:

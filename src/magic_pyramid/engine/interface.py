@@ -62,11 +62,21 @@ def threshold_pruning(config: ModelConfig, *, engine: str) -> PruneConfig | None
     Raises:
         ConfigError: the model prunes in another way.
     """
+    check_classifies(config, what=engine)
     prune = config.prune
     if prune is None or (isinstance(prune, PruneConfig) and compares_thresholds(config)):
         return prune
     way = "relative ones (score_norm 'max')" if isinstance(prune, PruneConfig) else prune.kind
     raise ConfigError(f"{engine} prunes by token thresholds, and this model by {way}; use engine='torch'")
+
+
+def check_classifies(config: ModelConfig, *, what: str) -> None:
+    """Raise ConfigError for a model that answers with a part of a text, which only PyTorch runs."""
+    if config.span is not None:
+        raise ConfigError(
+            f"{what} is for classifiers, and this model answers questions (problem_type 'span'); use "
+            "QuestionAnswering, which runs in PyTorch"
+        )
 
 
 def layers_tested(config: ModelConfig, setting: Setting) -> tuple[int, ...]:
@@ -101,8 +111,8 @@ def thresholds_by_layer(
 class EngineOutput:
     """Answers and receipts, in input order."""
 
-    logits: Float32[np.ndarray, "inputs labels"]
-    """Of the head that answered."""
+    logits: Float32[np.ndarray, "inputs *answer"]
+    """Of the head that answered, each of ``ModelConfig.logits_shape``."""
     exit_layer: Int64[np.ndarray, " inputs"]
     """0-based layer whose head answered; the last layer is the final head."""
     num_tokens: Int64[np.ndarray, "inputs layers_plus_1"]
@@ -112,7 +122,7 @@ class EngineOutput:
     def empty(cls, count: int, config: ModelConfig) -> Self:
         """Zeros for so many inputs, to be written into."""
         return cls(
-            logits=np.zeros((count, config.num_labels), dtype=np.float32),
+            logits=np.zeros((count, *config.logits_shape), dtype=np.float32),
             exit_layer=np.zeros(count, dtype=np.int64),
             num_tokens=np.zeros((count, config.backbone.num_hidden_layers + 1), dtype=np.int64),
         )
@@ -122,7 +132,7 @@ class EngineOutput:
 class AllAnswers:
     """What all heads say at one prune scale when nobody leaves."""
 
-    logits: dict[int, Float32[np.ndarray, "inputs labels"]]
+    logits: dict[int, Float32[np.ndarray, "inputs *answer"]]
     """Of each exit layer and, under the last layer, of the final head."""
     num_tokens: Int64[np.ndarray, "inputs layers_plus_1"]
     """As in ``EngineOutput``, every layer run."""

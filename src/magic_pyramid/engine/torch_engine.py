@@ -26,7 +26,7 @@ TOKENS_PER_BATCH = 4096
 class PackedAnswers:
     """Answers to a packed batch; sequences write into them when they leave."""
 
-    logits: Float[Tensor, "seqs labels"]
+    logits: Float[Tensor, "seqs *answer"]
     exit_layer: Int64[Tensor, " seqs"]
     num_tokens: Int64[Tensor, "seqs layers_plus_1"]
 
@@ -76,9 +76,11 @@ class TorchEngine:
             for layer in range(last + 1):
                 state = model.remove_tokens(state, layer, scale=scale)
                 answers.num_tokens[rows, layer + 1] = state.batch.lengths.cpu().numpy()
-                if layer in answers.logits:
-                    head = model.final_head if layer == last else model.exit_head(layer)
-                    answers.logits[layer][rows] = head(state.hidden_states, state.batch).float().cpu().numpy()
+                if layer == last:
+                    answers.logits[layer][rows] = model.answer(state).float().cpu().numpy()
+                elif layer in answers.logits:
+                    logits = model.exit_head(layer)(state.hidden_states, state.batch)
+                    answers.logits[layer][rows] = logits.float().cpu().numpy()
         return answers
 
     @torch.inference_mode()
@@ -87,7 +89,7 @@ class TorchEngine:
         config, device = self.model.config, self.model.embeddings.token.weight.device
         last, count = config.backbone.num_hidden_layers - 1, batch.num_sequences
         answers = PackedAnswers(
-            logits=torch.zeros(count, config.num_labels, device=device),
+            logits=torch.zeros(count, *config.logits_shape, device=device),
             exit_layer=torch.zeros(count, dtype=torch.int64, device=device),
             num_tokens=torch.zeros(count, last + 2, dtype=torch.int64, device=device),
         )
@@ -110,5 +112,5 @@ class TorchEngine:
                 return answers
             state = self.model.regroup(state.select_sequences(~leaves))
             agreement = agreement.select(~leaves)
-        answers.write(state.batch.sequence_ids, last, self.model.final_head(state.hidden_states, state.batch))
+        answers.write(state.batch.sequence_ids, last, self.model.answer(state))
         return answers

@@ -1,6 +1,6 @@
-"""Classifiers on the hidden states of a layer: the exit heads, and the final head.
+"""Heads on the hidden states of a layer: the exit heads, and the final head.
 
-Each reads only the first token's result, so only that token's query is computed.
+A classifier reads only the first token's result, so only that token's query is computed.
 """
 
 import math
@@ -16,14 +16,17 @@ from magic_pyramid.config import ExitConfig, ModelConfig
 from magic_pyramid.linear import Linear
 from magic_pyramid.packing import PackedBatch, unpack
 
-HeadKind = Literal["fastbert", "cls", "block"]
+HeadKind = Literal["fastbert", "cls", "block", "span"]
 
 LAST_LAYERS: dict[HeadKind, str] = {
     "fastbert": "output",
     "cls": "output",
     "block": "classifier.output",
+    "span": "output",
 }
 """The linear layer of each kind of head that gives the logits."""
+NOWHERE = -1e30
+"""Logit of a place behind the last token; finite, so that 0 times it is 0."""
 _NO_INPUT_DROPOUT = frozenset({"bert", "distilbert"})
 """Model types whose classifier drops out after its first layer only."""
 
@@ -118,6 +121,23 @@ class BlockHead(nn.Module):
         return self.classifier.classify(self.output_norm(first + widened))
 
 
+class SpanHead(nn.Module):
+    """How likely an answer starts, and ends, at each token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.output = nn.Linear(config.backbone.hidden_size, config.num_labels)
+        self.max_length = config.max_length
+
+    def forward(
+        self, hidden_states: Float[Tensor, "tokens hidden"], batch: PackedBatch
+    ) -> Float[Tensor, "seqs labels places"]:
+        """Logits of each sequence's places, ``NOWHERE`` behind its end."""
+        logits = unpack(self.output(hidden_states).float(), batch, length=self.max_length)
+        is_behind = torch.arange(self.max_length, device=logits.device) >= batch.lengths[:, None]
+        return logits.masked_fill(is_behind[..., None], NOWHERE).transpose(1, 2)
+
+
 class FirstTokenAttention(nn.Module):
     """Multi-head self-attention of which only the first token's result is computed.
 
@@ -167,4 +187,5 @@ _HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "fastbert": FastBertHead,
     "cls": ClsHead,
     "block": BlockHead,
+    "span": SpanHead,
 }

@@ -17,9 +17,14 @@ LOWEST_LOG_PROB = -20.0
 
 
 def task_loss(
-    logits: Float[Tensor, "seqs labels"], labels: Shaped[Tensor, "seqs ..."], *, problem_type: ProblemType
+    logits: Float[Tensor, "seqs *answer"], labels: Shaped[Tensor, "seqs ..."], *, problem_type: ProblemType
 ) -> Float[Tensor, ""]:
-    """Cross-entropy; per label for multi-label (labels ``[seqs, labels]``); squared error for regression."""
+    """Cross-entropy; per label for multi-label (labels ``[seqs, labels]``); squared error for regression.
+
+    For spans the mean of both ends' cross-entropies, labels ``[seqs, 2]``.
+    """
+    if problem_type == "span":
+        return functional.cross_entropy(logits.float().flatten(0, 1), labels.long().flatten())
     if problem_type == "single_label":
         return functional.cross_entropy(logits.float(), labels.long())
     if problem_type == "multi_label":
@@ -28,8 +33,8 @@ def task_loss(
 
 
 def exit_distillation(
-    student_logits: Float[Tensor, "seqs labels"],
-    teacher_logits: Float[Tensor, "seqs labels"],
+    student_logits: Float[Tensor, "seqs *answer"],
+    teacher_logits: Float[Tensor, "seqs *answer"],
     *,
     kl: Literal["forward", "reverse"],
     problem_type: ProblemType,
@@ -39,6 +44,7 @@ def exit_distillation(
     ``forward`` is KL(teacher, student), which FastBERT's program computes: its gradient is p_s - p_t, so a
     head that is sure and wrong is pulled back. ``reverse`` is KL(student, teacher), which both papers print.
     Multi-label: the mean over labels of the divergence of each yes-or-no answer, as the task loss takes it.
+    Spans: the mean over start and end.
     Regression: squared error.
     """
     student, teacher = student_logits.float(), teacher_logits.detach().float()
@@ -51,8 +57,8 @@ def exit_distillation(
 
 
 def distillation(
-    student_logits: Float[Tensor, "seqs labels"],
-    teacher_logits: Float[Tensor, "seqs labels"],
+    student_logits: Float[Tensor, "seqs *answer"],
+    teacher_logits: Float[Tensor, "seqs *answer"],
     *,
     temperature: float,
     problem_type: ProblemType = "single_label",
@@ -67,7 +73,7 @@ def distillation(
 
 
 def _log_probs(
-    logits: Float[Tensor, "seqs labels"], problem_type: ProblemType
+    logits: Float[Tensor, "seqs *answer"], problem_type: ProblemType
 ) -> Float[Tensor, "seqs *labels outcomes"]:
     if problem_type == "multi_label":
         return functional.logsigmoid(torch.stack([logits, -logits], dim=-1))

@@ -94,8 +94,8 @@ def differences(
     measured = {}
     if labels is not None:
         measured = {
-            "accuracy": quality(ours.logits, labels, problem),
-            "exported_accuracy": quality(theirs.logits, labels, problem),
+            "accuracy": quality(ours.logits, labels, model.config),
+            "exported_accuracy": quality(theirs.logits, labels, model.config),
         }
     decisions = (ours.num_tokens != theirs.num_tokens).any(axis=1) | (ours.exit_layer != theirs.exit_layer)
     return Differences(

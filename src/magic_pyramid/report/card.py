@@ -58,9 +58,9 @@ class CardContent:
 def model_card(config: ModelConfig, content: CardContent) -> str:
     """The README.md of a model folder; sections without content are left out."""
     sections = [
-        _front_matter(content),
+        _front_matter(config, content),
         f"# {content.name}\n\n{_what(config, content)}",
-        f"## Use\n\n{_usage(content)}",
+        f"## Use\n\n{_usage(content) if config.span is None else _span_usage(content)}",
         _section("Measured", _measured(content)),
         _section(_CALIBRATION, _calibration(content.calibration)),
         _section("Training", _stages(content.stages)),
@@ -74,14 +74,15 @@ def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def _front_matter(content: CardContent) -> str:
+def _front_matter(config: ModelConfig, content: CardContent) -> str:
     """YAML whose values are written as JSON, which YAML contains."""
+    task = "text-classification" if config.span is None else "question-answering"
     fields: dict[str, Any] = {
         "license": content.license,
         "language": list(content.languages),
         "library_name": "magic_pyramid",
-        "pipeline_tag": "text-classification",
-        "tags": ["text-classification", "token-pruning", "early-exit", "efficient-inference"],
+        "pipeline_tag": task,
+        "tags": [task, "token-pruning", "early-exit", "efficient-inference"],
         "datasets": list(content.datasets),
         "base_model": content.base_model,
     }
@@ -91,9 +92,13 @@ def _front_matter(content: CardContent) -> str:
 
 def _what(config: ModelConfig, content: CardContent) -> str:
     backbone = config.backbone
-    kind = {
-        "single_label": "one label", "multi_label": "any number of labels", "regression": "one number",
-    }[config.problem_type]  # fmt: skip
+    texts = "two texts" if content.is_pair else "a text"
+    does_what = {
+        "single_label": f"A text classifier that gives {texts} one label",
+        "multi_label": f"A text classifier that gives {texts} any number of labels",
+        "regression": f"A text classifier that gives {texts} one number",
+        "span": "A model that answers a question with a part of its context",
+    }[config.problem_type]
     ways = []
     if config.prune is not None:
         ways.append("drops tokens that hardly any other token attends to")
@@ -103,15 +108,22 @@ def _what(config: ModelConfig, content: CardContent) -> str:
         )
     does = f" It {', and '.join(ways)}." if ways else ""
     source = f" (from `{content.base_model}`)" if content.base_model else ""
+    return (
+        f"{does_what}: a {backbone.model_type} encoder of "
+        f"{backbone.num_hidden_layers} layers and width {backbone.hidden_size}{source}, "
+        f"inputs up to {config.max_length} tokens.{does}\n\n{_outputs(config)}"
+    )
+
+
+def _outputs(config: ModelConfig) -> str:
+    if config.span is not None:
+        always = config.span.no_answer_threshold is None
+        answers = "Every question gets an answer." if always else "A question may have no answer."
+        return f"Longer contexts are read in windows. {answers}"
     shown = ", ".join(f"`{label}`" for label in config.labels[:MOST_LABELS])
     rest = len(config.labels) - MOST_LABELS
     more = f" and {rest} more" if rest > 0 else ""
-    texts = "two texts" if content.is_pair else "a text"
-    return (
-        f"A text classifier that gives {texts} {kind}: a {backbone.model_type} encoder of "
-        f"{backbone.num_hidden_layers} layers and width {backbone.hidden_size}{source}, "
-        f"inputs up to {config.max_length} tokens.{does}\n\nLabels: {shown}{more}."
-    )
+    return f"Labels: {shown}{more}."
 
 
 def _usage(content: CardContent) -> str:
@@ -128,6 +140,18 @@ def _usage(content: CardContent) -> str:
         "```\n\n"
         "The folder also loads with `AutoModelForSequenceClassification` and "
         '`pipeline("text-classification")` once `magic_pyramid` is imported.'
+    )
+
+
+def _span_usage(content: CardContent) -> str:
+    return (
+        "```python\n"
+        "from magic_pyramid import QuestionAnswering\n\n"
+        f"qa = QuestionAnswering.from_pretrained({json.dumps(content.name)})\n"
+        'found = qa(question="Who won?", context="Denver won the final.")\n'
+        'print(found["answer"], found["score"], found["start"], found["end"])\n'
+        'print(found["num_tokens"], found["gflops"])  # what it cost\n'
+        "```"
     )
 
 

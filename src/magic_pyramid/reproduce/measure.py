@@ -13,7 +13,8 @@ from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.data import Example
 from magic_pyramid.engine.interface import DENSE, AllAnswers, EngineOutput, Setting, default_setting
 from magic_pyramid.evaluation import Buckets
-from magic_pyramid.metrics import METRIC_NAMES, Label
+from magic_pyramid.labelled_rows import label_rows
+from magic_pyramid.metrics import METRIC_NAMES, Label, examples_of
 from magic_pyramid.reproduce.scores import scores_of
 from magic_pyramid.sweep import PRUNE_SCALES, simulate, thresholds_of
 from magic_pyramid.tokenization import EncodedTexts
@@ -27,7 +28,7 @@ class Split:
     """Texts and what the dense teacher pays for each of them."""
 
     encoded: EncodedTexts
-    labels: Sequence[Label]
+    labels: list[Label]
     dense_flops: Float[np.ndarray, " inputs"]
     """Padding-free."""
     padded_flops: Float[np.ndarray, " inputs"]
@@ -42,21 +43,28 @@ class Split:
         cls, classifier: Classifier, examples: Sequence[Example], *, teacher: ModelConfig, batch_size: int
     ) -> "Split":
         """Encode labelled examples."""
-        encoded = classifier.encode([example.inputs for example in examples])
-        full = classifier.encoder.encode(
-            [example.inputs for example in examples], max_length=teacher.max_length
-        )
-        lengths, cost = np.asarray(full.lengths), CostModel(teacher)
+        rows = label_rows(classifier.encoder, examples, classifier.config)
+        full = label_rows(classifier.encoder, examples, teacher)
+        lengths, cost = np.asarray(full.encoded.lengths), CostModel(teacher)
         batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
         longest = np.concatenate([np.full(len(batch), batch.max()) for batch in batches])
         return cls(
-            encoded=encoded,
-            labels=[example.label for example in examples if example.label is not None],
+            encoded=rows.encoded,
+            labels=rows.labels,
             dense_flops=cost.dense_flops(lengths),
             padded_flops=cost.dense_flops(np.full(len(lengths), teacher.max_length)),
             batch_padded_flops=cost.dense_flops(longest),
             lengths=lengths,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """The fine-tuned dense model that everything is compared with."""
+
+    config: ModelConfig
+    validation_quality: float
+    test_quality: float
 
 
 class Measured:
@@ -77,7 +85,7 @@ class Measured:
     def point(self, setting: Setting) -> dict[str, Any]:
         """Quality and padding-free speed-up."""
         output, flops = self.outcome(setting)
-        scores = scores_of(output.logits, self.split.labels, self.config.problem_type)
+        scores = scores_of(output.logits, self.split.labels, self.config)
         return {
             "quality": next(iter(scores.values())),
             "flops_speedup": flops_speedup(self.split.dense_flops, flops),
@@ -109,10 +117,10 @@ class Measured:
         if not len(rows):
             return {"num_examples": 0}
         labels = [self.split.labels[int(row)] for row in rows]
-        scores = scores_of(output.logits[rows], labels, self.config.problem_type)
+        scores = scores_of(output.logits[rows], labels, self.config)
         dense = self.split.dense_flops[rows]
         return {
-            "num_examples": len(rows),
+            "num_examples": len(np.unique(examples_of(labels))),
             "quality": next(iter(scores.values())),
             "scores": scores,
             "gflops": float(flops[rows].mean()) / 1e9,
@@ -127,8 +135,9 @@ def measure(
     validation: Sequence[Example],
     test: Sequence[Example],
     buckets: Buckets,
-    teacher: ModelConfig,
-    teacher_quality: float | None,
+    planned: ModelConfig,
+    dense: ModelConfig,
+    teacher: Teacher | None,
     thresholds: Sequence[float],
     max_drops: Sequence[float],
     batch_size: int,
@@ -140,15 +149,16 @@ def measure(
         validation: rows that choose settings.
         test: rows that no setting was chosen on.
         buckets: lengths by which the test is split.
-        teacher: the fine-tuned dense model that FLOPs are compared with.
-        teacher_quality: its quality on ``validation``; None: this model is the teacher.
+        planned: what was to be trained, before a setting was chosen.
+        dense: the dense model that FLOPs are compared with.
+        teacher: what it answers when it is fine-tuned; None: this model is the teacher.
         thresholds: exit thresholds that get a row.
         max_drops: points that the fastest setting may lose against the teacher on ``validation``.
         batch_size: of the dense model padded by the batch.
     """
     config = classifier.config
     chosen_by, tested = (
-        Measured(classifier, Split.of(classifier, rows, teacher=teacher, batch_size=batch_size))
+        Measured(classifier, Split.of(classifier, rows, teacher=dense, batch_size=batch_size))
         for rows in (validation, test)
     )
     curve = [
@@ -160,25 +170,30 @@ def measure(
         }
         for setting in settings_of(config)
     ]
-    dense_quality = chosen_by.point(DENSE)["quality"]
-    floor = dense_quality if teacher_quality is None else teacher_quality
-    named: dict[str, Setting | None] = {OWN_DENSE: DENSE, **_as_trained(config, thresholds)}
+    own = Teacher(
+        config=dense,
+        validation_quality=chosen_by.point(DENSE)["quality"],
+        test_quality=tested.point(DENSE)["quality"],
+    )
+    teacher = teacher or own
+    named: dict[str, Setting | None] = {OWN_DENSE: DENSE, **_as_trained(planned, thresholds)}
     if config.prune or config.exit:
         named[CALIBRATED] = default_setting(config)
     for drop in max_drops:
-        named[f"within {drop:g}"] = fastest(curve, floor=floor - drop / 100)
+        named[f"within {drop:g}"] = fastest(curve, floor=teacher.validation_quality - drop / 100)
     return {
         "metric": METRIC_NAMES[config.problem_type],
         "num_layers": config.backbone.num_hidden_layers,
         "engine": classifier.engine.name,
-        "validation_quality": dense_quality,
-        "teacher_validation_quality": floor,
+        "validation_quality": own.validation_quality,
+        "test_quality": own.test_quality,
         "num_validation": len(validation),
         "curve": curve,
         "rows": [
             {
                 "setting": name,
                 "validation_quality": chosen_by.point(setting)["quality"],
+                "teacher_quality": teacher.test_quality,
                 **tested.row(setting, buckets),
             }
             for name, setting in named.items()
@@ -208,11 +223,8 @@ def fastest(curve: Sequence[Mapping[str, Any]], *, floor: float) -> Setting | No
 
 
 def _as_trained(config: ModelConfig, thresholds: Sequence[float]) -> dict[str, Setting]:
-    """Pruning as trained, at every exit threshold that is asked for."""
-    scale = 1.0 if config.prune else 0.0
+    """Pruning as trained, at every exit threshold that is asked for; patience has one of its own."""
     if config.exit is not None and config.exit.criterion != "patience":
+        scale = 1.0 if config.prune else 0.0
         return {f"tau={value:g}": Setting(prune_scale=scale, exit_threshold=value) for value in thresholds}
-    if config.exit is not None:
-        # Patience counts layers; a threshold only switches it on.
-        return {AS_TRAINED: Setting(prune_scale=scale, exit_threshold=0.0)}
-    return {AS_TRAINED: Setting(prune_scale=scale)} if config.prune else {}
+    return {AS_TRAINED: default_setting(config)} if config.prune or config.exit else {}

@@ -12,6 +12,8 @@ from magic_pyramid.training.workspace import read_json
 
 MEASURED_FILE, TIMED_FILE = "measured.json", "timed.json"
 """In a run's folder: quality and FLOPs, and wall-clock."""
+VERSION = 2
+"""Of these files; those of another version are measured again."""
 RESULTS_FILE = "results.jsonl"
 """In the output folder: one line for each run and setting."""
 
@@ -40,9 +42,10 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
 
 
 def numbers(cell: Cell, output: Path, name: str) -> dict[str, Any] | None:
-    """What was measured of a run; None where nothing was."""
+    """What was measured of a run; None where nothing was, or by another version."""
     file = cell.folder(output) / name
-    return read_json(file) if file.exists() else None
+    found = read_json(file) if file.exists() else {}
+    return found if found.get("version") == VERSION else None
 
 
 def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> Path:

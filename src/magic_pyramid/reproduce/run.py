@@ -1,7 +1,7 @@
 """Train what is missing, measure what is new, and collect all numbers; any of it may be done already."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +18,13 @@ from magic_pyramid.data.loading import fingerprint_of
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, fit, machine
-from magic_pyramid.reproduce.measure import measure
-from magic_pyramid.reproduce.plan import PLAN_FILE, Only, Run, check_folders, plan_runs, teacher_of
+from magic_pyramid.reproduce.measure import Teacher, measure
+from magic_pyramid.reproduce.plan import PLAN_FILE, Cell, Only, Run, check_folders, plan_runs, teacher_of
+from magic_pyramid.reproduce.report import write_report
 from magic_pyramid.reproduce.results import (
     MEASURED_FILE,
     TIMED_FILE,
+    VERSION,
     numbers,
     result_rows,
     write_results,
@@ -123,6 +125,8 @@ def reproduce(
         worker.complete(run, waits=True)
     rows = result_rows(suite, output)
     write_results(rows, output)
+    if rows:
+        write_report(suite, rows, output, texts=prepared.rows)
     return rows
 
 
@@ -208,7 +212,7 @@ class _Worker:
             "batch_size": suite.timing.batch_size,
         }
         folder = cell.folder(self.output)
-        if _is_stored(folder / MEASURED_FILE, key_of(asked)):
+        if _is_stored(cell, self.output, MEASURED_FILE, key_of(asked)):
             return False
         self.say(f"{cell.name}: is measured on {len(rows.test):,} texts")
         classifier = Classifier.from_pretrained(folder)
@@ -217,8 +221,9 @@ class _Worker:
             validation=rows.data.splits["validation"],
             test=rows.test,
             buckets=rows.buckets,
-            teacher=teacher.fit.model,
-            teacher_quality=base["validation_quality"] if base else None,
+            planned=run.fit.model,
+            dense=teacher.fit.model,
+            teacher=_teacher(teacher, base) if base else None,
             thresholds=suite.thresholds,
             max_drops=suite.max_drops,
             batch_size=suite.timing.batch_size,
@@ -241,7 +246,8 @@ class _Worker:
             "train_machine": classifier.info["provenance"].get("machine"),
             "date": _today(),
         }
-        write_json(folder / MEASURED_FILE, {"key": key_of(asked), **found, "provenance": provenance})
+        measured = {"version": VERSION, "key": key_of(asked), **found, "provenance": provenance}
+        write_json(folder / MEASURED_FILE, measured)
         return True
 
     def _time(self, run: Run, teacher: Run) -> bool:
@@ -250,7 +256,7 @@ class _Worker:
         measured = numbers(run.cell, self.output, MEASURED_FILE)
         assert measured is not None
         key = key_of({"measured": measured["key"], **timing.to_dict()})
-        if not self.times or not timing.repeats or _is_stored(folder / TIMED_FILE, key):
+        if not self.times or not timing.repeats or _is_stored(run.cell, self.output, TIMED_FILE, key):
             return False
         self.say(f"{run.cell.name}: is timed")
         ours = Classifier.from_pretrained(folder)
@@ -280,12 +286,23 @@ class _Worker:
             "timed_commit": commit(),
             "timed_date": _today(),
         }
-        write_json(folder / TIMED_FILE, {"key": key, "rows": times, "provenance": provenance})
+        write_json(
+            folder / TIMED_FILE, {"version": VERSION, "key": key, "rows": times, "provenance": provenance}
+        )
         return True
 
 
-def _is_stored(file: Path, key: str) -> bool:
-    return file.exists() and read_json(file).get("key") == key
+def _teacher(run: Run, measured: Mapping[str, Any]) -> Teacher:
+    return Teacher(
+        config=run.fit.model,
+        validation_quality=measured["validation_quality"],
+        test_quality=measured["test_quality"],
+    )
+
+
+def _is_stored(cell: Cell, output: Path, name: str, key: str) -> bool:
+    found = numbers(cell, output, name)
+    return found is not None and found["key"] == key
 
 
 def _threshold(row: dict[str, Any]) -> float | tuple[float, ...] | None:

@@ -4,24 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from magic_pyramid.config import ProblemType
-from magic_pyramid.metrics import METRIC_NAMES, Label, quality
+from magic_pyramid.config import ModelConfig
+from magic_pyramid.metrics import METRIC_NAMES, Label, further_metrics, quality
 
 SPEARMAN = "Spearman correlation"
+_NAMES = {"spearman": SPEARMAN, "micro_f1": "micro F1", "exact_match": "exact match"}
 
 
-def scores_of(logits: np.ndarray, labels: Sequence[Label], problem_type: ProblemType) -> dict[str, float]:
+def scores_of(logits: np.ndarray, labels: Sequence[Label], config: ModelConfig) -> dict[str, float]:
     """The main number by its name, then the others that papers print."""
-    scores = {METRIC_NAMES[problem_type]: quality(logits, labels, problem_type)}
-    if problem_type == "regression":
-        targets = _ranks(np.asarray(labels, dtype=np.float64))
-        scores[SPEARMAN] = quality(_ranks(logits[:, 0])[:, None], targets.tolist(), problem_type)
-    return scores
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Place of each value in ascending order; equal values share their mean place."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    places: np.ndarray = ((ends - counts) + (ends - 1)) / 2
-    return places[inverse]
+    further = further_metrics(logits, labels, config)
+    return {
+        METRIC_NAMES[config.problem_type]: quality(logits, labels, config),
+        **{_NAMES[name]: value for name, value in further.items()},
+    }

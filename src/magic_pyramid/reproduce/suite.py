@@ -180,8 +180,11 @@ class Suite(Config):
         if self.teacher not in (known := [*(method.name for method in self.methods), *PRESETS]):
             raise ConfigError(f"teacher is {self.teacher!r}; {nearest(self.teacher, known)}")
         teacher = find_preset(self.teacher_method.preset)
-        if teacher.prune is not None or teacher.exit is not None:
-            raise ConfigError(f"teacher is {self.teacher!r}, which prunes or exits; name a dense method")
+        is_student = find_recipe(self.teacher_method.recipe or teacher.recipe).student_keeps != "all"
+        if teacher.prune is not None or teacher.exit is not None or is_student:
+            raise ConfigError(
+                f"teacher is {self.teacher!r}, which prunes, exits or keeps few layers; name a dense method"
+            )
 
     @property
     def teacher_method(self) -> Method:

@@ -144,7 +144,12 @@ class StageObjective(nn.Module):
 
 
 def targets_of(labels: Sequence[Any], config: ModelConfig) -> Tensor:
-    """Labels as a tensor: class indices, one 0 or 1 per label (multi-label), or numbers (regression)."""
+    """Labels as a tensor: class indices, one 0 or 1 per label (multi-label), or numbers (regression).
+
+    For spans the places of an answer's first and last token.
+    """
+    if config.problem_type == "span":
+        return torch.tensor([window.target for window in labels], dtype=torch.int64)
     if config.problem_type == "multi_label":
         hot = torch.zeros(len(labels), config.num_labels)
         for row, indices in enumerate(labels):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from magic_pyramid.config import STAGE_NAMES, TrainConfig
 from magic_pyramid.data import LabelledData
 from magic_pyramid.errors import ConfigError, InputError
+from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
@@ -66,20 +67,19 @@ def train(
     """
     processes = Processes.join(use_cpu=uses_cpu(device))
     _check(config, data, processes)
-    train_split = data.splits["train"]
-    encoded = encoder.encode([example.inputs for example in train_split], max_length=model.config.max_length)
-    lengths = np.asarray(encoded.lengths)
+    rows = label_rows(encoder, data.splits["train"], model.config)
+    lengths = np.asarray(rows.encoded.lengths)
     check_budget(model.config, config, lengths)
     meet_beforehand(model, config, lengths)
     stages = stages_of(model.config, config)
     check_student(config, stages)
-    plan = _plan(model, config, data, encoded)
+    plan = _plan(model, config, data, rows.encoded)
     workspace = Workspace.open(output, plan=plan, resume=resume, processes=processes)
     run = _Run(
         model=model.to(processes.device),
         config=config,
         workspace=workspace,
-        rows=TrainRows(encoded, targets_of([example.label for example in train_split], model.config)),
+        rows=TrainRows(rows.encoded, targets_of(rows.labels, model.config)),
         validation=_validation(data, encoder, model, processes),
         on_event=on_event or _ignore,
         checkpoint_seconds=checkpoint_seconds,
@@ -233,8 +233,8 @@ def _validation(
     split = data.splits.get("validation")
     if not split:
         return None
-    encoded = encoder.encode([example.inputs for example in split], max_length=model.config.max_length)
-    return Validation(encoded=encoded, labels=[example.label for example in split], processes=processes)
+    rows = label_rows(encoder, split, model.config)
+    return Validation(encoded=rows.encoded, labels=rows.labels, processes=processes)
 
 
 def _plan(

@@ -12,7 +12,7 @@ from torch import Tensor
 class Teacher:
     """Answers of the fine-tuned model, one row a text; also a batch's part of them."""
 
-    logits: Float[Tensor, "seqs labels"]
+    logits: Float[Tensor, "seqs *answer"]
     """Of the final head."""
     ranking: Int64[Tensor, "seqs count"]
     """Positions of the tokens that receive most attention in the last layer; see ``top_tokens``."""

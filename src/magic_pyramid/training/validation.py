@@ -38,7 +38,7 @@ def answer_all(
     """One forward pass over all rows, shared among the processes; the model comes back in its old mode."""
     config, was_training = model.config, model.training
     rows = len(encoded)
-    logits = torch.zeros(rows, config.num_labels, device=processes.device)
+    logits = torch.zeros(rows, *config.logits_shape, device=processes.device)
     exit_logits = {layer: torch.zeros_like(logits) for layer in (config.exit_layers if exits else ())}
     counts = torch.zeros(rows, config.backbone.num_hidden_layers, dtype=torch.int64, device=processes.device)
     model.eval()
@@ -63,7 +63,7 @@ def answer_all(
 def ask_teacher(model: PyramidModel, encoded: EncodedTexts, *, top_k: int, processes: Processes) -> Teacher:
     """One pass over all rows with every token, shared among the processes, in eval mode."""
     was_training, last = model.training, len(model.layers) - 1
-    logits = torch.zeros(len(encoded), model.config.num_labels, device=processes.device)
+    logits = torch.zeros(len(encoded), *model.config.logits_shape, device=processes.device)
     ranking = torch.zeros(len(encoded), top_k, dtype=torch.int64, device=processes.device)
     model.eval()
     for rows in length_batches(np.asarray(encoded.lengths), processes):
@@ -88,7 +88,7 @@ class Validation:
 
     encoded: EncodedTexts
     labels: Sequence[Any]
-    """As the data have them."""
+    """One a row, as ``label_rows`` gives them."""
     processes: Processes
 
     def measure(self, model: PyramidModel, stage: Stage) -> dict[str, Any]:
@@ -102,10 +102,10 @@ class Validation:
             processes=self.processes,
         )
         exit_quality = {
-            str(layer): quality(values.numpy(), self.labels, config.problem_type)
+            str(layer): quality(values.numpy(), self.labels, config)
             for layer, values in answers.exit_logits.items()
         }
-        final_quality = quality(answers.logits.numpy(), self.labels, config.problem_type)
+        final_quality = quality(answers.logits.numpy(), self.labels, config)
         learns_exits_only = stage.trains == ("exit_heads",)
         score = sum(exit_quality.values()) / len(exit_quality) if learns_exits_only else final_quality
         num_tokens = np.concatenate(

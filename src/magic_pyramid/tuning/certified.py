@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors.torch import save_file
@@ -29,7 +29,7 @@ from magic_pyramid.classifier import Classifier, EngineName
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example, row_fingerprints
 from magic_pyramid.engine.exported import exported_for
-from magic_pyramid.engine.interface import AllAnswers, Setting, default_setting
+from magic_pyramid.engine.interface import AllAnswers, Setting, check_classifies, default_setting
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.metrics import Label
@@ -122,6 +122,7 @@ def certify_folder(
 
 
 def _check_model(config: ModelConfig, goal: Goal) -> None:
+    check_classifies(config, what="calibrate")
     if config.problem_type == "regression":
         answers_of(np.zeros((1, 1), np.float32), config.problem_type)
     if not config.prune and not config.exit_layers:
@@ -149,7 +150,7 @@ def _labels(examples: Sequence[Example], config: ModelConfig) -> list[Label]:
             f"every calibration row has the label {name!r}, so they are not like what the model will see; "
             "give rows of all classes, in their usual proportion"
         )
-    return labels
+    return cast("list[Label]", labels)
 
 
 def _check_labels(dense_right: np.ndarray, config: ModelConfig) -> None:

@@ -1,0 +1,256 @@
+"""The tables of a report: the papers' and our own; printed numbers stand beside and are marked as theirs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from magic_pyramid.report.sections import Grid
+from magic_pyramid.reproduce.measure import OWN_DENSE
+from magic_pyramid.reproduce.published import PRINTED_LENGTHS, Printed, is_same_dataset, printed_for
+from magic_pyramid.reproduce.summary import (
+    MISSING,
+    Results,
+    Row,
+    Spread,
+    in_bucket,
+    points_of,
+    source_of,
+    spread,
+)
+
+SPEEDUPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
+"""Speed-ups at which the quality of every method is asked for."""
+RATIOS = (
+    ("flops_speedup", "fewer FLOPs, padding not counted"),
+    ("flops_speedup_padded", "fewer FLOPs, the dense model padded to its longest input"),
+    ("wall_clock_speedup", "faster, measured in turns with the dense teacher in the same engine"),
+)
+"""Ways to compare costs, the fairest first."""
+
+Curves = Mapping[tuple[str, str, int], Sequence[Mapping[str, Any]]]
+"""Every setting of a run, by dataset, method and seed."""
+
+
+def comparison(results: Results, drop: float) -> list[tuple[str, Grid]]:
+    """Speed-up on test of the fastest setting that lost at most ``drop`` points on validation."""
+    setting = f"within {drop:g}"
+    grids = []
+    for key, words in RATIOS:
+        if not any(row.get(key) is not None for row in results.rows):
+            continue
+        rows, used = [], []
+        for method in results.methods:
+            cells = [method]
+            for dataset in results.datasets:
+                found = results.of(dataset, method, setting)
+                used += found
+                cells.append(_comparison_cell(found, key, results.num_seeds(dataset, method)))
+            rows.append(cells)
+        grid = Grid(headings=["method", *results.datasets], rows=rows, source=source_of(used))
+        grids.append(
+            (f"At most {points_of(drop)} lost on validation: {words} (change on test, points)", grid)
+        )
+    return grids
+
+
+def _comparison_cell(found: Sequence[Row], key: str, num_seeds: int) -> str:
+    faster = spread(found, lambda row: row.get(key))
+    change = spread(found, lambda row: 100 * (row["quality"] - row["teacher_quality"]))
+    if faster is None or change is None:
+        return MISSING
+    missing = f", {len(found)} of {num_seeds} seeds" if len(found) < num_seeds else ""
+    return f"{faster.write('.2f', unit='x')} ({change.mean:+.1f}{missing})"
+
+
+def main_table(results: Results) -> Grid:
+    """Quality and GFLOPs of every method (Magic Pyramid, table 3), beside what the papers print."""
+    setting = f"within {max(results.suite.max_drops):g}"
+    presets = results.presets()
+    printed = printed_for(results.datasets, list(presets.values()))
+    headings, theirs = ["method"], []
+    for dataset in results.datasets:
+        headings.append(f"{dataset}: {results.metric(dataset)} % / GFLOPs (x)")
+        for source in dict.fromkeys(row.source for row in printed if is_same_dataset(row.dataset, dataset)):
+            theirs.append(len(headings))
+            headings.append(f"{dataset}, printed: {source}")
+    rows, used = [], []
+    for method in results.methods:
+        cells = [method]
+        for place, heading in enumerate(headings[1:], start=1):
+            dataset = next(
+                name for name in results.datasets if heading.startswith((f"{name}:", f"{name}, printed"))
+            )
+            if place in theirs:
+                source = heading.partition("printed: ")[2]
+                cells.append(_printed_cell(printed, dataset, presets[method], source))
+                continue
+            found = results.of(dataset, method, setting)
+            used += found
+            cells.append(_main_cell(found))
+        rows.append(cells)
+    return Grid(headings=headings, rows=rows, printed=frozenset(theirs), source=source_of(used))
+
+
+def _main_cell(found: Sequence[Row]) -> str:
+    quality = spread(found, lambda row: 100 * row["quality"])
+    gflops, faster = spread(found, lambda row: row["gflops"]), spread(found, lambda row: row["flops_speedup"])
+    if quality is None or gflops is None or faster is None:
+        return MISSING
+    return f"{quality.write('.1f')} / {gflops.mean:.3g} ({faster.mean:.2f}x)"
+
+
+def _printed_cell(printed: Sequence[Printed], dataset: str, preset: str, source: str) -> str:
+    """The row of a paper that names no threshold, or else the one of the smallest."""
+    rows = [
+        row
+        for row in printed
+        if (row.source, row.preset) == (source, preset)
+        and is_same_dataset(row.dataset, dataset)
+        and row.quality is not None
+    ]
+    if not rows:
+        return MISSING
+    row = min(rows, key=lambda row: row.threshold or 0.0)
+    metric = "" if row.metric == "accuracy" else f" {row.metric}"
+    dense = "" if row.dense_quality in (None, row.quality) else f", dense {row.dense_quality:g}"
+    gflops = "" if row.gflops is None else f" / {row.gflops:g}"
+    return f"{row.quality:g}{metric}{dense}{gflops} ({row.speedup:.2f}x)"
+
+
+def threshold_table(results: Results, dataset: str) -> Grid | None:
+    """Speed-up and quality by exit threshold (Magic Pyramid, table 4); None where no method has exits."""
+    thresholds = results.suite.thresholds
+    presets = results.presets()
+    printed = [row for row in printed_for([dataset], list(presets.values())) if row.threshold is not None]
+    sources = list(dict.fromkeys(row.source for row in printed))
+    headings = ["method", *(f"tau {value:g}: {results.metric(dataset)} % (x)" for value in thresholds)]
+    theirs = frozenset(range(len(headings), len(headings) + len(sources)))
+    headings += [f"printed: {source}" for source in sources]
+    rows, used = [], []
+    for method in results.methods:
+        found = {value: results.of(dataset, method, f"tau={value:g}") for value in thresholds}
+        if not any(found.values()):
+            continue
+        used += [row for seeds in found.values() for row in seeds]
+        theirs_cells = [
+            ", ".join(
+                f"tau {row.threshold:g}: {row.speedup:.2f}x"
+                for row in printed
+                if (row.source, row.preset) == (source, presets[method])
+            )
+            or MISSING
+            for source in sources
+        ]
+        rows.append([method, *(_quality_cell(found[value]) for value in thresholds), *theirs_cells])
+    return Grid(headings=headings, rows=rows, printed=theirs, source=source_of(used)) if rows else None
+
+
+def _quality_cell(found: Sequence[Row]) -> str:
+    quality = spread(found, lambda row: 100 * row["quality"])
+    faster = spread(found, lambda row: row["flops_speedup"])
+    if quality is None or faster is None:
+        return MISSING
+    return f"{quality.write('.1f')} ({faster.write('.2f', unit='x')})"
+
+
+def length_table(results: Results, dataset: str) -> Grid:
+    """Speed-up by length of the text (Magic Pyramid, figure 1), and what the paper's bars say."""
+    setting = f"within {max(results.suite.max_drops):g}"
+    every = [row for row in results.rows if row["dataset"] == dataset]
+    buckets = list(every[0]["by_length"]) if every else []
+    presets = results.presets()
+    printed = [row for row in PRINTED_LENGTHS if is_same_dataset(row.dataset, dataset)]
+    there = {row.preset: row for row in printed if row.preset in presets.values()}
+    headings = ["method", *(_bucket_heading(every, bucket) for bucket in buckets)]
+    theirs = frozenset({len(headings)} if there else ())
+    headings += [f"printed: {next(iter(there.values())).source}"] if there else []
+    rows, used = [], []
+    for method in results.methods:
+        found = results.of(dataset, method, setting)
+        used += found
+        cells = [_bucket_cell(found, bucket) for bucket in buckets]
+        if there:
+            row = there.get(presets[method])
+            cells.append(" / ".join(f"{value:.2f}x" for value in row.speedups) if row else MISSING)
+        rows.append([method, *cells])
+    return Grid(headings=headings, rows=rows, printed=theirs, source=source_of(used))
+
+
+def _bucket_heading(rows: Sequence[Row], bucket: str) -> str:
+    return f"{bucket} tokens ({rows[0]['by_length'][bucket]['num_examples']:,} texts)"
+
+
+def _bucket_cell(found: Sequence[Row], bucket: str) -> str:
+    faster = spread(found, in_bucket(bucket, "flops_speedup"))
+    quality = spread(found, in_bucket(bucket, "quality"))
+    return (
+        MISSING
+        if faster is None or quality is None
+        else f"{faster.write('.2f', unit='x')} ({100 * quality.mean:.1f} %)"
+    )
+
+
+def speedup_table(results: Results, curves: Curves, dataset: str) -> Grid:
+    """Quality on test of the setting that is best on validation among those that are fast enough there."""
+    headings = ["method", *(f"{wanted:g}x" for wanted in SPEEDUPS)]
+    rows = []
+    for method in results.methods:
+        seeds = [curve for (name, other, _), curve in curves.items() if (name, other) == (dataset, method)]
+        rows.append([method, *(_speedup_cell(seeds, wanted) for wanted in SPEEDUPS)])
+    used = [row for row in results.rows if row["dataset"] == dataset]
+    return Grid(headings=headings, rows=rows, source=source_of(used))
+
+
+def _speedup_cell(seeds: Sequence[Sequence[Mapping[str, Any]]], wanted: float) -> str:
+    found = []
+    for curve in seeds:
+        fast_enough = [point for point in curve if point["validation"]["flops_speedup"] >= wanted - 1e-9]
+        if fast_enough:
+            best = max(
+                fast_enough, key=lambda p: (p["validation"]["quality"], p["validation"]["flops_speedup"])
+            )
+            found.append(best["test"])
+    if len(found) < len(seeds) or not found:
+        return MISSING
+    quality = Spread.of([100 * point["quality"] for point in found])
+    faster = Spread.of([point["flops_speedup"] for point in found])
+    assert quality is not None
+    assert faster is not None
+    return f"{quality.write('.1f')} ({faster.mean:.1f}x)"
+
+
+def rows_table(results: Results) -> Grid:
+    """Which rows trained, chose and tested, by dataset."""
+    facts: dict[str, Mapping[str, Any]] = {row["dataset"]: row["provenance"] for row in results.rows}
+    rows = [
+        [
+            dataset,
+            f"{facts[dataset]['train_rows']:,}",
+            f"{facts[dataset]['validation_rows']:,}, {facts[dataset]['validation']}",
+            f"{facts[dataset]['test_rows']:,}, the official {facts[dataset]['tested']} split",
+            results.metric(dataset),
+        ]
+        for dataset in results.datasets
+    ]
+    return Grid(headings=["dataset", "train rows", "validation rows", "test rows", "quality"], rows=rows)
+
+
+def dense_table(results: Results) -> Grid:
+    """Quality of every method with pruning and exits off; the teacher is one of them."""
+    rows, used = [], []
+    for method in results.methods:
+        found = {dataset: results.of(dataset, method, OWN_DENSE) for dataset in results.datasets}
+        used += [row for seeds in found.values() for row in seeds]
+        rows.append([method, *(_dense_cell(seeds) for seeds in found.values())])
+    headings = ["method", *(f"{dataset}: {results.metric(dataset)} %" for dataset in results.datasets)]
+    return Grid(headings=headings, rows=rows, source=source_of(used))
+
+
+def _dense_cell(found: Sequence[Row]) -> str:
+    """Every score by which this kind of task is judged, the main one first."""
+    names = list(found[0]["scores"]) if found else []
+    return " / ".join(_score_cell(found, name) for name in names) or MISSING
+
+
+def _score_cell(found: Sequence[Row], name: str) -> str:
+    value = spread(found, lambda row: 100 * row["scores"][name])
+    return MISSING if value is None else value.write(".1f")
