@@ -13,6 +13,7 @@ from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.data import Example
 from magic_pyramid.engine.interface import DENSE, AllAnswers, EngineOutput, Setting, default_setting
 from magic_pyramid.evaluation import Buckets
+from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.metrics import METRIC_NAMES, Label
 from magic_pyramid.reproduce.scores import scores_of
 from magic_pyramid.sweep import PRUNE_SCALES, simulate, thresholds_of
@@ -42,7 +43,7 @@ class Split:
         cls, classifier: Classifier, examples: Sequence[Example], *, teacher: ModelConfig, batch_size: int
     ) -> "Split":
         """Encode labelled examples."""
-        encoded = classifier.encode([example.inputs for example in examples])
+        rows = label_rows(classifier.encoder, examples, classifier.config)
         full = classifier.encoder.encode(
             [example.inputs for example in examples], max_length=teacher.max_length
         )
@@ -50,8 +51,8 @@ class Split:
         batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
         longest = np.concatenate([np.full(len(batch), batch.max()) for batch in batches])
         return cls(
-            encoded=encoded,
-            labels=[example.label for example in examples if example.label is not None],
+            encoded=rows.encoded,
+            labels=rows.labels,
             dense_flops=cost.dense_flops(lengths),
             padded_flops=cost.dense_flops(np.full(len(lengths), teacher.max_length)),
             batch_padded_flops=cost.dense_flops(longest),
