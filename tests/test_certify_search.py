@@ -9,7 +9,7 @@ import tiny
 from magic_pyramid.certify import Certificate, Goal, certify, fit_temperatures, outcomes_of, stored_speed
 from magic_pyramid.certify.certificate import setting_of
 from magic_pyramid.certify.frontier import Candidate, candidates, safest_first, tally
-from magic_pyramid.certify.outcomes import NOT_ASKED, answers_of, wanted_answers
+from magic_pyramid.certify.outcomes import NOT_ASKED, Outcomes, answers_of, wanted_answers
 from magic_pyramid.certify.search import FASTEST_MULTIPLE, choose, halves
 from magic_pyramid.engine.interface import Setting, flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
@@ -60,6 +60,21 @@ def test_outcomes_are_those_of_the_engine(name, thresholds):
     assert outcomes.right_at(places).tolist() == right.tolist()
     kept = expected.num_tokens[np.arange(len(layers)), layers + 1]
     assert outcomes.kept_tokens[np.arange(len(layers)), places].tolist() == kept.tolist()
+
+
+def test_every_patience_is_a_candidate():
+    """Few values that many texts share, and none of few digits: a level below one would pass it over."""
+    heads, texts = 8, 400
+    streaks = np.tile(np.arange(1, heads + 1), (texts, 1))
+    outcomes = Outcomes(
+        unsure=(1 / (streaks + 0.5)).astype(np.float32),
+        is_right=np.ones((texts, heads + 1), dtype=bool),
+        flops=np.tile(np.arange(1.0, heads + 2), (texts, 1)),
+        head_flops=np.zeros((texts, heads)),
+        kept_tokens=np.ones((texts, heads + 1), dtype=np.int64),
+    )
+    found = candidates({0.0: outcomes}, np.ones(texts, dtype=bool), per_layer=False)
+    assert {item.flops for item in found} == set(range(1, heads + 2))
 
 
 def test_the_path_goes_from_dear_and_safe_to_cheap_and_risky():

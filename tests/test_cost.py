@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magic_pyramid.config import BackboneConfig, ExitConfig, ModelConfig, PruneConfig
+from magic_pyramid.config import BackboneConfig, CascadeConfig, ExitConfig, ModelConfig, PruneConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError, InputError
 
@@ -106,6 +106,22 @@ def test_layer_formulas_by_hand():
     }
     for convention, macs in expected.items():
         assert tiny().layer_flops(counts, convention=convention)[0].tolist() == [2.0 * m for m in macs]
+
+
+def test_heads_that_do_not_run_save_their_scores_and_their_context():
+    prune = CascadeConfig(final_head_ratio=0.5, whole_head_layers=2)
+    counts = np.array([[5, 3, 3, 2]])
+    # The last layer runs one of two heads: half of its attention among 3 tokens, of which 2 are kept.
+    saved = {"ltp": 4 * 9, "actual": 2 * 9 + 2 * 6, "top": 5 * 9, "fastbert": 0}
+    for convention, macs in saved.items():
+        pruned, plain = (
+            tiny(**parts).layer_flops(counts, convention=convention)[0] for parts in ({"prune": prune}, {})
+        )
+        assert (plain - pruned).tolist() == [0.0, 0.0, 2.0 * macs]
+    model, last = tiny(prune=prune), np.array([2])
+    assert model.flops(counts, last) == tiny().flops(counts, last) - 2 * 4 * 9
+    assert model.flops(counts, last, prune_scale=0.0) == tiny().flops(counts, last)
+    assert model.dense_flops(np.array([5])) == tiny().dense_flops(np.array([5]))
 
 
 def test_an_exit_pays_its_layers_and_the_heads_up_to_it():

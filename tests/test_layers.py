@@ -56,6 +56,37 @@ def test_mass_is_the_column_sum_of_the_head_mean():
     torch.testing.assert_close(weights.mass, by_hand, atol=TOLERANCE, rtol=TOLERANCE)
 
 
+@pytest.mark.parametrize("lengths", GROUPINGS.values(), ids=GROUPINGS)
+def test_what_a_token_pays_to_itself_is_the_diagonal_of_the_head_mean(lengths):
+    attention, states = attention_and_states(lengths)
+    with torch.no_grad():
+        own = attention.weigh(states, plan_layout(tiny.packed(*lengths)), None, with_own_mass=True).own_mass
+        for place, rows in zip(own.split(lengths), states.split(lengths), strict=True):
+            alone = attention.weigh(rows, plan_layout(tiny.packed(len(rows))), None)
+            by_hand = alone.probs[0][0].mean(0).diagonal()
+            torch.testing.assert_close(place, by_hand, atol=TOLERANCE, rtol=TOLERANCE)
+            assert alone.own_mass is None
+
+
+@pytest.mark.parametrize("lengths", GROUPINGS.values(), ids=GROUPINGS)
+def test_only_the_heads_that_run_are_computed_and_the_others_give_zeros(lengths):
+    attention, states = attention_and_states(lengths)
+    layout = plan_layout(tiny.packed(*lengths))
+    run = torch.arange(len(lengths)) % 2
+    with torch.no_grad():
+        every = attention.weigh(states, layout, None).context().view(sum(lengths), 2, -1)
+        weights = attention.weigh(states, layout, None, heads=run[:, None])
+        some = weights.context()
+        kept = torch.arange(0, sum(lengths), 3)
+        of_kept = weights.context_of(kept)
+    assert {probs.shape[1] for probs in weights.probs} == {1}
+    expected = torch.zeros_like(every)
+    rows, heads = torch.arange(sum(lengths)), run.repeat_interleave(torch.tensor(lengths))
+    expected[rows, heads] = every[rows, heads]
+    torch.testing.assert_close(some, expected.flatten(1), atol=TOLERANCE, rtol=TOLERANCE)
+    torch.testing.assert_close(of_kept, some[kept], atol=TOLERANCE, rtol=TOLERANCE)
+
+
 def test_mass_is_measured_before_dropout():
     attention, states = attention_and_states((6,))
     layout = plan_layout(tiny.packed(6))

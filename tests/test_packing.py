@@ -217,3 +217,9 @@ def test_survivors_keep_their_order(lengths, seed):
     for row, positions in enumerate(kept.position_ids.split(kept.lengths.tolist())):
         assert positions.tolist() == sorted(set(positions.tolist())), row
     assert kept.lengths.tolist() == [int(part.sum()) for part in keep.split(batch.lengths.tolist())]
+
+
+def test_the_largest_value_of_each_sequence():
+    batch = pack_sequences([[5, 6, 7], [8], [9, 9]])
+    values = torch.tensor([0.5, 2.0, 0.1, 0.0, 0.3, 0.2])
+    assert batch.max_tokens(values).tolist() == pytest.approx([2.0, 0.0, 0.3])

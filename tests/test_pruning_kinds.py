@@ -80,6 +80,17 @@ def test_the_native_engine_refuses_what_it_cannot_prune_and_the_choice_falls_on_
             Classifier.from_pretrained(tmp_path, engine="native")
 
 
+def test_relative_thresholds_are_no_thresholds_for_our_own_engines(tmp_path):
+    config = tiny.changed(prune={"score_norm": "max"})
+    tiny.classifier(config).save_pretrained(tmp_path / "folder")
+    assert isinstance(Classifier.from_pretrained(tmp_path / "folder").engine, TorchEngine)
+    for export in (export_onnx, export_single_graph, export_native):
+        with pytest.raises(
+            ConfigError, match=r"this model by relative ones \(score_norm 'max'\); use engine"
+        ):
+            export(tiny.build(config), tmp_path / "out", encoder=None)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_is_followed_whatever_prunes(kind):
     trace = tiny.classifier(model_config(kind)).explain(tiny.TEXTS[0], exit_threshold=None)

@@ -2,15 +2,10 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-import oracle
 import tiny
-from magic_pyramid.checkpoint import load_model, save_model
 from magic_pyramid.config import RankBinsConfig
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.engine.torch_engine import TorchEngine
@@ -24,14 +19,6 @@ BATCH = pack_sequences([[2, 7, 8, 9, 10], [2, 7, 8]])
 MASS = torch.tensor([9.0, 0.3, 1.5, 0.1, 0.9, 0.0, 0.2, 0.4])
 """By rank, [CLS] apart: tokens 2, 4, 1, 3 of the first sequence; 2, 1 of the second."""
 ALL_LAYERS = (0, 1, 2)
-SETTINGS = {
-    "dense": Setting(prune_scale=0.0),
-    "less": Setting(prune_scale=0.6),
-    "as trained": Setting(prune_scale=1.0),
-    "with exits": Setting(prune_scale=1.0, exit_threshold=0.6),
-    "more": Setting(prune_scale=1.7),
-    "most": Setting(prune_scale=100.0),
-}
 
 
 def pruner(*, fine=(5.0, 5.0, 5.0, 5.0), coarse=5.0, **fields):
@@ -198,34 +185,6 @@ def test_variables_return_to_where_they_learn_after_a_step():
 
 
 @pytest.mark.parametrize("selection", ["ranked_topk", "bins"])
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-def test_engine_and_model_agree_with_the_oracle(selection, setting):
-    model, inputs = build(selection=selection, num_bins=5), tiny.encoded(9, 2, 14, 9, 1, 5, 23)
-    output = TorchEngine(model).run(inputs, setting=setting)
-    for row, ids in enumerate(inputs.token_ids):
-        logits, exit_layer, history = oracle.run(
-            model, ids, exit_threshold=setting.exit_threshold, scale=setting.prune_scale
-        )
-        counts = [len(ids), *map(len, history)]
-        assert output.exit_layer[row] == exit_layer
-        assert output.num_tokens[row, : len(counts)].tolist() == counts
-        np.testing.assert_allclose(output.logits[row], logits.numpy(), atol=1e-4, rtol=1e-4)
-    if setting.prune_scale == 1.0:
-        assert output.num_tokens[2, 3] < 14
-
-
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(0, 2**16))
-@settings(max_examples=15, deadline=None, derandomize=True)
-def test_an_answer_does_not_depend_on_batch_mates(lengths, seed):
-    engine, ids = TorchEngine(build()), tiny.token_lists(*lengths, seed=seed)
-    together = engine.answer(pack_sequences(ids), setting=SETTINGS["with exits"])
-    for row, tokens in enumerate(ids):
-        alone = engine.answer(pack_sequences([tokens]), setting=SETTINGS["with exits"])
-        assert torch.equal(together.num_tokens[row], alone.num_tokens[0])
-        torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("selection", ["ranked_topk", "bins"])
 def test_how_many_tokens_stay_follows_from_the_length_alone(selection):
     model, lengths = build(selection=selection), (9, 2, 14, 1, 20, 31)
     output = TorchEngine(model).run(tiny.encoded(*lengths), setting=Setting())
@@ -238,15 +197,6 @@ def test_how_many_tokens_stay_follows_from_the_length_alone(selection):
 def test_long_inputs_keep_the_same_share_as_short_ones():
     part = pruner(fine=(5.0, 5.0, 5.0, -5.0))
     assert part.num_kept(0, torch.tensor([1, 2, 5, 41, 401])).tolist() == [1, 2, 4, 31, 301]
-
-
-def test_a_saved_model_keeps_its_variables_and_its_kind(tmp_path):
-    model = build(selection="bins")
-    save_model(model, tmp_path, encoder=None, info={}, readme=None)
-    again = load_model(tmp_path).model
-    assert again.config == model.config
-    assert torch.equal(again.pruner.fine, model.pruner.fine)
-    assert again.pruner.learned() == model.pruner.learned()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import tiny
-from magic_pyramid.config import RankBinsConfig
+from magic_pyramid.config import CascadeConfig, RankBinsConfig, RankCountsConfig
+from magic_pyramid.errors import ConfigError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.presets import RECIPES
 from magic_pyramid.pruning.hard_concrete import LARGEST, probability
@@ -136,6 +137,42 @@ def test_only_an_exact_budget_is_met_and_only_by_shares(config, exact):
     assert is_met == (exact and isinstance(model.pruner, RankBinsPruner))
     if not is_met:
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_counts_learn_towards_a_speedup_that_is_asked_for(tmp_path):
+    model = toy_model(DEEP.replace(prune=RankCountsConfig()))
+    config = TOP.replace(target_speedup=1.4)
+    report = train_toy(model, tmp_path, config=config)
+    _, soft = report.stages
+    assert soft.kept["speedup"] == pytest.approx(1.4, rel=0.1)
+    assert min(soft.pruner["kept_counts"]) < 16
+    assert soft.pruner["kept_counts"] == sorted(soft.pruner["kept_counts"], reverse=True)
+
+
+def test_counts_learn_from_their_penalty_where_none_is_asked_for(tmp_path):
+    model = toy_model(DEEP.replace(prune=RankCountsConfig(penalty=0.01)))
+    config = TOP.replace(target_speedup=None, epochs={"soft_prune": 6, "hard_prune": 1})
+    soft, hard = train_toy(model, tmp_path, config=config).stages
+    assert soft.validation[0]["speedup"] < soft.validation[-1]["speedup"]
+    assert hard.pruner == soft.pruner
+
+
+def test_a_schedule_is_chosen_before_training(tmp_path):
+    model = toy_model(DEEP.replace(prune=CascadeConfig(whole_layers=1)))
+    config = TOP.replace(target_speedup=1.3, epochs={"finetune": 1, "soft_prune": 3, "hard_prune": 1})
+    finetune, hard = train_toy(model, tmp_path, config=config).stages
+    assert (finetune.name, hard.name) == ("finetune", "hard_prune")
+    assert hard.kept["speedup"] == pytest.approx(1.3, rel=0.1)
+    assert finetune.kept["speedup"] == 1.0
+    assert model.pruner.keep_ratios[-1] != pytest.approx(CascadeConfig().final_keep_ratio)
+
+
+def test_a_schedule_refuses_a_speedup_beyond_its_reach(tmp_path):
+    model = toy_model(DEEP.replace(prune=CascadeConfig()))
+    with pytest.raises(
+        ConfigError, match=r"is 4; with its settings this pruning takes these texts to 1\.\d\d "
+    ):
+        train_toy(model, tmp_path, config=TOP.replace(target_speedup=4.0))
 
 
 def test_variables_stay_where_they_learn(tmp_path):

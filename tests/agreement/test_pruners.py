@@ -44,10 +44,12 @@ def build(prune, *, backbone=BACKBONE, seed=3):
 
 
 CASCADE = CascadeConfig(final_keep_ratio=0.2, whole_layers=1, final_head_ratio=0.25, whole_head_layers=1)
+BINS = RankBinsConfig(layers=(0, 1, 2, 3), num_bins=7)
 CONFIGS = {
     "threshold": PruneConfig(manual_thresholds=(0.06, 0.08, 0.1, 0.12)),
     "relative threshold": PruneConfig(score_norm="max", manual_thresholds=(0.2, 0.3, 0.45, 0.6)),
-    "rank_bins": RankBinsConfig(layers=(0, 1, 2, 3), num_bins=7),
+    "rank_bins": BINS,
+    "rank_bins, those alone": BINS.replace(selection="bins", num_bins=5),
     "rank_counts": RankCountsConfig(),
     "cascade": CASCADE,
     "cascade of each layer's own": CASCADE.replace(accumulate=False, final_head_ratio=1.0),

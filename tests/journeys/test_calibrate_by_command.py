@@ -7,9 +7,10 @@ import shutil
 import pytest
 
 import tiny
-from cli_models import command_line, read_rows, save_tiny, write_rows
+from cli_models import CONFIG, command_line, read_rows, save_tiny, write_rows
 from magic_pyramid.certify import Certificate
 from magic_pyramid.classifier import Classifier
+from magic_pyramid.config import CascadeConfig
 from magic_pyramid.native.library import is_built
 
 ROWS = 240
@@ -148,3 +149,29 @@ def test_tuning_says_that_the_default_is_no_longer_the_certified_setting(run, mo
         assert code == 0, err
         assert "speed=certified has not changed" in err
     assert Classifier.from_pretrained(certified).setting(speed="certified") == before
+
+
+def test_what_only_pytorch_prunes_is_certified_too(run, data, tmp_path):
+    prune = CascadeConfig(whole_layers=0, final_head_ratio=0.5, whole_head_layers=1)
+    folder = tmp_path / "scheduled"
+    tiny.classifier(CONFIG.replace(prune=prune, exit=None)).save_pretrained(folder)
+    code, _, err = run("calibrate", folder, "--data", data, "--max-drop", "30", "--unlabelled")
+    assert code == 0, err
+    info = json.loads(run("info", folder, "--json")[1])
+    found = Certificate.from_dict(info["calibration"]["certificate"]).speed("certified")
+    assert found.flops_speedup > 1.2
+    code, text, err = run(
+        "evaluate",
+        folder,
+        "--data",
+        data,
+        "--split",
+        "train",
+        "--repeats",
+        "0",
+        "--speed",
+        "certified",
+        "--json",
+    )
+    assert code == 0, err
+    assert json.loads(text)["flops_speedup"] == pytest.approx(found.flops_speedup, rel=1e-3)

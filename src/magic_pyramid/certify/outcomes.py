@@ -76,7 +76,7 @@ class Outcomes:
 
 
 def outcomes_of(
-    config: ModelConfig, answers: AllAnswers, wanted: Answers, *, prune_scale: float = 1.0
+    config: ModelConfig, answers: AllAnswers, wanted: Answers, *, prune_scale: float | None = None
 ) -> Outcomes:
     """Read what all heads said at one prune scale.
 
@@ -84,7 +84,7 @@ def outcomes_of(
         config: the model.
         answers: of its heads.
         wanted: the right answers, or those of the dense model.
-        prune_scale: the scale.
+        prune_scale: the scale; None: the stored one.
     """
     last, cost = config.backbone.num_hidden_layers - 1, CostModel(config)
     heads = (*config.exit_layers, last)

@@ -63,7 +63,8 @@ class TrainConfig(Config):
     """Once tokens are removed, draw each batch's multiplier of the thresholds from [0, this], so that one
     model serves all budgets; None: always `prune.scale`."""
     target_speedup: float | None = None
-    """Dense FLOPs over FLOPs that `soft_prune` learns to reach, >= 1; None: `prune.penalty` decides."""
+    """Dense FLOPs over FLOPs that `soft_prune` learns to reach, >= 1; None: `prune.penalty` decides. A
+    student keeps the most layers that reach it."""
     budget_exact: bool = False
     """Hold the model at `target_speedup` from both sides; False lets it become cheaper."""
     budget_ramp: float = 0.5

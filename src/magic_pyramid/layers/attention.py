@@ -142,7 +142,8 @@ class Attention(nn.Module):
             values.append(value)
             masses.append(_mass(weights, group, there))
             if with_own_mass:
-                own.append(group.tokens_of(weights.diagonal(dim1=2, dim2=3).mean(dim=1)))
+                diagonal = weights.diagonal(dim1=2, dim2=3).mean(dim=1)
+                own.append(group.tokens_of(diagonal if there is None else diagonal * there))
         return AttentionWeights(
             layout=layout,
             probs=tuple(probs),

@@ -16,9 +16,9 @@ BASELINE = (
     "Dense: the same weights in the same engine with pruning and exits off. "
     "FLOPs per text; padding is not counted unless a column says so."
 )
+"""What every speed-up is measured against."""
 FULL_DEPTH = " Full depth: a dense encoder with all the layers of the one that the student was cut from."
 """What a student is measured against beside that."""
-"""What every speed-up is measured against."""
 LENGTHS = ("1-35", "36-70", ">70")
 """Length buckets of the paper, in tokens."""
 EMPTY = "-"

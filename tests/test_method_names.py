@@ -27,10 +27,14 @@ OWN = {
     "exiting/heads.py": {"FastBERT", "Magic Pyramid"},
     "exiting/losses.py": {"FastBERT", "Magic Pyramid"},
     "training/budget.py": {"ToP"},
-    "training/stages.py": {"ToP"},
+    "training/stages.py": {"ToP", "PABEE"},
+    "training/student.py": {"DistilBERT"},
 }
 """Whose formulas a module is made of: the papers its words may name."""
-ALSO_SETTINGS = {"exiting/heads.py": {"fastbert", "bert"}}
+ALSO_SETTINGS = {
+    "exiting/heads.py": {"fastbert", "bert", "distilbert"},
+    "training/sharing.py": {"fastbert"},
+}
 """Names of presets that are values of a setting, too: a kind of exit head, a family of encoders."""
 
 
