@@ -343,6 +343,17 @@ def test_a_folder_of_other_settings_is_not_taken_for_this_suite(run, place, whol
     assert "delete it, or choose another output" in err
 
 
+def test_a_setting_that_has_come_since_keeps_no_run_apart(run, place, whole, tmp_path):
+    output = tmp_path / "older"
+    shutil.copytree(whole[0], output)
+    for file in output.rglob("training.json"):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        del facts["train"]["rank_floor"], facts["train"]["epochs"]["distill_student"]
+        file.write_text(json.dumps(facts), encoding="utf-8")
+    code, _, err = reproduce(run, place, output, "--dry-run")
+    assert code == 0, err
+
+
 def test_new_thresholds_are_counted_without_training(run, place, whole, tmp_path):
     output = tmp_path / "more"
     shutil.copytree(whole[0], output)

@@ -58,15 +58,6 @@ class Split:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Teacher:
-    """The fine-tuned dense model that everything is compared with."""
-
-    config: ModelConfig
-    validation_quality: float
-    test_quality: float
-
-
 class Measured:
     """One model on one split: what every head answers at each prune scale, asked once."""
 
@@ -137,7 +128,7 @@ def measure(
     buckets: Buckets,
     planned: ModelConfig,
     dense: ModelConfig,
-    teacher: Teacher | None,
+    teacher_quality: float | None,
     thresholds: Sequence[float],
     max_drops: Sequence[float],
     batch_size: int,
@@ -151,7 +142,7 @@ def measure(
         buckets: lengths by which the test is split.
         planned: what was to be trained, before a setting was chosen.
         dense: the dense model that FLOPs are compared with.
-        teacher: what it answers when it is fine-tuned; None: this model is the teacher.
+        teacher_quality: of the fine-tuned dense model on ``validation``; None: this model is it.
         thresholds: exit thresholds that get a row.
         max_drops: points that the fastest setting may lose against the teacher on ``validation``.
         batch_size: of the dense model padded by the batch.
@@ -170,30 +161,24 @@ def measure(
         }
         for setting in settings_of(config)
     ]
-    own = Teacher(
-        config=dense,
-        validation_quality=chosen_by.point(DENSE)["quality"],
-        test_quality=tested.point(DENSE)["quality"],
-    )
-    teacher = teacher or own
+    own_quality = chosen_by.point(DENSE)["quality"]
+    wanted = own_quality if teacher_quality is None else teacher_quality
     named: dict[str, Setting | None] = {OWN_DENSE: DENSE, **_as_trained(planned, thresholds)}
     if config.prune or config.exit:
         named[CALIBRATED] = default_setting(config)
     for drop in max_drops:
-        named[f"within {drop:g}"] = fastest(curve, floor=teacher.validation_quality - drop / 100)
+        named[f"within {drop:g}"] = fastest(curve, floor=wanted - drop / 100)
     return {
         "metric": METRIC_NAMES[config.problem_type],
         "num_layers": config.backbone.num_hidden_layers,
         "engine": classifier.engine.name,
-        "validation_quality": own.validation_quality,
-        "test_quality": own.test_quality,
+        "validation_quality": own_quality,
         "num_validation": len(validation),
         "curve": curve,
         "rows": [
             {
                 "setting": name,
                 "validation_quality": chosen_by.point(setting)["quality"],
-                "teacher_quality": teacher.test_quality,
                 **tested.row(setting, buckets),
             }
             for name, setting in named.items()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_pyramid.config import ModelConfig
+from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
 from magic_pyramid.errors import ConfigError, MagicPyramidError, nearest
 from magic_pyramid.fitting import FitPlan, plan_fit, train_lengths
 from magic_pyramid.folder_info import CONFIG_FILE
@@ -158,7 +158,7 @@ def check_folders(runs: Iterable[Run], output: Path) -> None:
     """Raise ConfigError where a folder holds a training with other settings or rows."""
     for run in runs:
         file = run.cell.folder(output) / PLAN_FILE
-        different = differences(read_json(file), dict(run.facts)) if file.exists() else []
+        different = differences(_completed(read_json(file)), dict(run.facts)) if file.exists() else []
         if different:
             raise ConfigError(
                 f"{run.cell.folder(output)} was trained otherwise: {'; '.join(different[:5])}; "
@@ -174,6 +174,16 @@ def new_stages(runs: Iterable[Run]) -> list[tuple[Run, list[StagePlan]]]:
         found.append((run, [stage for stage in run.stages if stage.key not in done]))
         done |= {stage.key for stage in run.stages}
     return found
+
+
+def _completed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored facts with the settings that have come since, which did not decide anything then."""
+    try:
+        model, train = ModelConfig.from_dict(facts["model"]), TrainConfig.from_dict(facts["train"])
+    except ConfigError:
+        return dict(facts)
+    epochs = {name: train.epochs_of(name) for name in STAGE_NAMES}
+    return {**facts, "model": model.to_dict(), "train": {**train.to_dict(), "epochs": epochs}}
 
 
 def _facts(fit: FitPlan, rows: SuiteRows, *, preset: str, weights: str) -> dict[str, Any]:

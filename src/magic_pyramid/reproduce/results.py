@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from magic_pyramid.reproduce.measure import OWN_DENSE
 from magic_pyramid.reproduce.plan import Cell, cells_of
 from magic_pyramid.reproduce.suite import Suite
 from magic_pyramid.training.workspace import read_json
 
 MEASURED_FILE, TIMED_FILE = "measured.json", "timed.json"
 """In a run's folder: quality and FLOPs, and wall-clock."""
-VERSION = 2
-"""Of these files; those of another version are measured again."""
 RESULTS_FILE = "results.jsonl"
 """In the output folder: one line for each run and setting."""
 
@@ -21,9 +20,15 @@ RESULTS_FILE = "results.jsonl"
 def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
     """One row for each setting of each run that has been measured, in the order of the suite."""
     rows = []
+    teachers: dict[tuple[str, int], float] = {}
     for cell in cells_of(suite):
-        measured = numbers(cell, output, MEASURED_FILE) if cell.is_reported else None
+        measured = numbers(cell, output, MEASURED_FILE)
         if measured is None:
+            continue
+        if cell.method.name == suite.teacher_method.name:
+            (dense,) = (row for row in measured["rows"] if row["setting"] == OWN_DENSE)
+            teachers[cell.dataset.name, cell.seed] = dense["quality"]
+        if not cell.is_reported or (cell.dataset.name, cell.seed) not in teachers:
             continue
         times = numbers(cell, output, TIMED_FILE) or {"rows": {}, "provenance": {}}
         for row in measured["rows"]:
@@ -34,6 +39,7 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
                 "preset": cell.method.preset,
                 "seed": cell.seed,
                 "metric": measured["metric"],
+                "teacher_quality": teachers[cell.dataset.name, cell.seed],
                 **row,
                 **times["rows"].get(row["setting"], {}),
                 "provenance": {**measured["provenance"], **times["provenance"]},
@@ -42,10 +48,9 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
 
 
 def numbers(cell: Cell, output: Path, name: str) -> dict[str, Any] | None:
-    """What was measured of a run; None where nothing was, or by another version."""
+    """What was measured of a run; None where nothing was."""
     file = cell.folder(output) / name
-    found = read_json(file) if file.exists() else {}
-    return found if found.get("version") == VERSION else None
+    return read_json(file) if file.exists() else None
 
 
 def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> Path:

@@ -1,7 +1,7 @@
 """Train what is missing, measure what is new, and collect all numbers; any of it may be done already."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +18,12 @@ from magic_pyramid.data.loading import fingerprint_of
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, fit, machine
-from magic_pyramid.reproduce.measure import Teacher, measure
+from magic_pyramid.reproduce.measure import measure
 from magic_pyramid.reproduce.plan import PLAN_FILE, Cell, Only, Run, check_folders, plan_runs, teacher_of
 from magic_pyramid.reproduce.report import write_report
 from magic_pyramid.reproduce.results import (
     MEASURED_FILE,
     TIMED_FILE,
-    VERSION,
     numbers,
     result_rows,
     write_results,
@@ -203,13 +202,14 @@ class _Worker:
         cell, rows, suite = run.cell, self.prepared.rows[run.cell.dataset.name], self.suite
         base = None if teacher is run else numbers(teacher.cell, self.output, MEASURED_FILE)
         asked = {
-            "training": run.facts,
+            "training": read_json(cell.folder(self.output) / PLAN_FILE),
             "test": fingerprint_of(rows.test),
             "buckets": list(rows.buckets),
             "teacher": base and base["key"],
             "thresholds": suite.thresholds,
             "max_drops": suite.max_drops,
             "batch_size": suite.timing.batch_size,
+            **_patience(run),
         }
         folder = cell.folder(self.output)
         if _is_stored(cell, self.output, MEASURED_FILE, key_of(asked)):
@@ -223,7 +223,7 @@ class _Worker:
             buckets=rows.buckets,
             planned=run.fit.model,
             dense=teacher.fit.model,
-            teacher=_teacher(teacher, base) if base else None,
+            teacher_quality=base["validation_quality"] if base else None,
             thresholds=suite.thresholds,
             max_drops=suite.max_drops,
             batch_size=suite.timing.batch_size,
@@ -246,7 +246,7 @@ class _Worker:
             "train_machine": classifier.info["provenance"].get("machine"),
             "date": _today(),
         }
-        measured = {"version": VERSION, "key": key_of(asked), **found, "provenance": provenance}
+        measured = {"key": key_of(asked), **found, "provenance": provenance}
         write_json(folder / MEASURED_FILE, measured)
         return True
 
@@ -286,18 +286,14 @@ class _Worker:
             "timed_commit": commit(),
             "timed_date": _today(),
         }
-        write_json(
-            folder / TIMED_FILE, {"version": VERSION, "key": key, "rows": times, "provenance": provenance}
-        )
+        write_json(folder / TIMED_FILE, {"key": key, "rows": times, "provenance": provenance})
         return True
 
 
-def _teacher(run: Run, measured: Mapping[str, Any]) -> Teacher:
-    return Teacher(
-        config=run.fit.model,
-        validation_quality=measured["validation_quality"],
-        test_quality=measured["test_quality"],
-    )
+def _patience(run: Run) -> dict[str, Any]:
+    """The threshold of the row as trained, where the suite does not give it."""
+    exits = run.fit.model.exit
+    return {"patience": exits.threshold} if exits and exits.criterion == "patience" else {}
 
 
 def _is_stored(cell: Cell, output: Path, name: str, key: str) -> bool:
