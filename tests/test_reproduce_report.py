@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from magic_pyramid.data import Example
 from magic_pyramid.report.sections import Grid, Section, report_html, report_markdown
 from magic_pyramid.reproduce import pictures, report, tables
 from magic_pyramid.reproduce.published import PRINTED, PRINTED_LENGTHS, is_same_dataset, printed_for
+from magic_pyramid.reproduce.rows import commonest_share
 from magic_pyramid.reproduce.summary import Results, Spread, points_of
 from suite_results import DATASETS, METHODS, made_up, made_up_suite
 
@@ -24,6 +26,12 @@ def without(results, *, method, setting, seed):
     gone = (method, setting, seed)
     rows = [row for row in results.rows if (row["method"], row["setting"], row["seed"]) != gone]
     return Results(results.suite, rows)
+
+
+def test_the_rows_say_what_knowing_nothing_scores(found):
+    assert cells(tables.rows_table(found[0]), "MRPC")["commonest label"] == "52.5 %"
+    assert commonest_share([Example(text="a", label=label) for label in (0, 1, 1, 2)]) == 0.5
+    assert commonest_share([Example(text="a", label=0.5)]) is None
 
 
 def test_the_fair_comparison_has_a_row_a_method_and_a_column_a_dataset(found):

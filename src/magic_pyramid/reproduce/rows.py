@@ -1,5 +1,6 @@
 """The rows of a dataset: what trains, what chooses settings and what is tested, the same for every method."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,3 +139,11 @@ def _quarters(lengths: np.ndarray) -> Buckets:
         f"{median + 1}-{third}": (median + 1, third),
         f">{third}": (third + 1, float("inf")),
     }
+
+
+def commonest_share(examples: Sequence[Example]) -> float | None:
+    """What always giving the commonest label scores; None where a label is no single one."""
+    labels = [example.label for example in examples]
+    if not all(isinstance(label, int) for label in labels):
+        return None
+    return max(Counter(labels).values()) / len(labels)

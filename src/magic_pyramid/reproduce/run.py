@@ -28,7 +28,7 @@ from magic_pyramid.reproduce.results import (
     result_rows,
     write_results,
 )
-from magic_pyramid.reproduce.rows import SuiteRows, read_rows
+from magic_pyramid.reproduce.rows import SuiteRows, commonest_share, read_rows
 from magic_pyramid.reproduce.suite import Suite
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training.record import OnEvent
@@ -242,6 +242,7 @@ class _Worker:
             "validation": "held out of train" if rows.data.held_out else "the official split",
             "test_rows": len(rows.test),
             "tested": rows.tested,
+            "commonest_label": commonest_share(rows.test),
             "train_commit": classifier.info["provenance"].get("commit"),
             "train_machine": classifier.info["provenance"].get("machine"),
             "date": _today(),

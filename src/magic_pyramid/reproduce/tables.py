@@ -228,10 +228,16 @@ def rows_table(results: Results) -> Grid:
             f"{facts[dataset]['validation_rows']:,}, {facts[dataset]['validation']}",
             f"{facts[dataset]['test_rows']:,}, the official {facts[dataset]['tested']} split",
             results.metric(dataset),
+            _percent(facts[dataset].get("commonest_label")),
         ]
         for dataset in results.datasets
     ]
-    return Grid(headings=["dataset", "train rows", "validation rows", "test rows", "quality"], rows=rows)
+    headings = ["dataset", "train rows", "validation rows", "test rows", "quality", "commonest label"]
+    return Grid(headings=headings, rows=rows)
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.1f} %"
 
 
 def dense_table(results: Results) -> Grid:
