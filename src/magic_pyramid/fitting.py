@@ -128,6 +128,7 @@ def fit(
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
         device=device, shared=shared,
+        has_new_exit_heads=any(name.startswith("exit_heads.") for name in reconfigured.fresh),
     )  # fmt: skip
     if not Processes.join(use_cpu=uses_cpu(device)).is_main:
         return {}

@@ -27,6 +27,8 @@ LAST_LAYERS: dict[HeadKind, str] = {
 """The linear layer of each kind of head that gives the logits."""
 NOWHERE = -1e30
 """Logit of a place behind the last token; finite, so that 0 times it is 0."""
+SMALLEST_SPREAD = 1e-4
+"""A state that varies less than this is taken to vary by this much."""
 _NO_INPUT_DROPOUT = frozenset({"bert", "distilbert"})
 """Model types whose classifier drops out after its first layer only."""
 
@@ -44,6 +46,20 @@ def init_head(head: nn.Module) -> None:
     for part in head.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=part.in_features**-0.5)
+
+
+def standardise_inputs(head: nn.Module, first_states: Float[Tensor, "seqs hidden"]) -> None:
+    """Let a new [CLS] head see such states with mean 0 and spread 1, by the weights of its first layer.
+
+    In early layers the first token differs little from text to text, around a mean a hundred times as large:
+    to random weights it looks like a constant. Other kinds of head read more than that token, and stay.
+    """
+    if not isinstance(head, ClsHead):
+        return
+    spread, mean = torch.std_mean(first_states.float(), dim=0, correction=0)
+    with torch.no_grad():
+        head.dense.weight.div_(spread.clamp(min=SMALLEST_SPREAD))
+        head.dense.bias.sub_(head.dense.weight @ mean)
 
 
 class FastBertHead(nn.Module):

@@ -18,6 +18,7 @@ from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
 from magic_pyramid.training.budget import budget_of, check_budget, meet_beforehand, meet_budget
+from magic_pyramid.training.new_heads import meets_trained_states, standardise_exit_heads
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
@@ -43,6 +44,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     device: str | None = None,
     shared: Path | None = None,
+    has_new_exit_heads: bool = False,
 ) -> TrainReport:
     """Train a model, in place, through the stages that its config asks for.
 
@@ -60,6 +62,7 @@ def train(
         device: "cpu", or None for the best there is.
         shared: folder of stages that trainings have in common: a stage that another training has finished is
             taken over from there, and a new one is left there.
+        has_new_exit_heads: the model's exit heads have learned nothing yet.
 
     Raises:
         ConfigError: the settings contradict each other, or the work folder holds another training.
@@ -85,6 +88,7 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         shared=SharedStages(folder=shared) if shared else None,
         rows_key=key_of({"data": plan["data"], "tokens": plan["tokens"]}),
+        has_new_exit_heads=has_new_exit_heads,
     )
     return TrainReport(stages=tuple(run.stage(stage) for stage in stages))
 
@@ -104,13 +108,20 @@ class _Run:
         checkpoint_seconds: float,
         shared: SharedStages | None,
         rows_key: str,
+        has_new_exit_heads: bool,
     ) -> None:
         self.model, self.config, self.workspace, self.rows = model, config, workspace, rows
         self.validation, self.on_event, self.checkpoint_seconds = validation, on_event, checkpoint_seconds
         self.shared, self.rows_key = shared, rows_key
+        self.has_new_exit_heads = has_new_exit_heads
 
     def stage(self, stage: Stage) -> StageReport:
         """Run a stage, or take over what an earlier run of it left."""
+        report = self._stage(stage)
+        self.has_new_exit_heads &= "exit_heads" not in stage.trains
+        return report
+
+    def _stage(self, stage: Stage) -> StageReport:
         report = self.workspace.finished(stage.name)
         if report is None and stage.asks_teacher and self.rows.teacher is None:
             self.rows.teacher = self._teacher()
@@ -120,6 +131,8 @@ class _Run:
             self.model.load_state_dict(self.workspace.weights(stage.name))
             self._skipped(stage)
             return report
+        if self.has_new_exit_heads and meets_trained_states(stage):
+            standardise_exit_heads(self.model, self.rows.encoded, masking=stage.masking)
         report = self._train_once(stage, self.shared) if self.shared else self._train(stage)
         self.workspace.finish(report, self.model.state_dict())
         return report

@@ -1,0 +1,44 @@
+"""New exit heads meet the states of an encoder that is trained already."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from magic_pyramid.exiting.heads import standardise_inputs
+from magic_pyramid.model import Masking, PyramidModel
+from magic_pyramid.packing import PackedBatch, pack_sequences
+from magic_pyramid.tokenization import EncodedTexts
+from magic_pyramid.training.stages import Stage
+
+NUM_ROWS = 256
+"""Rows whose states say how first tokens differ, spread evenly over the train split."""
+_ROWS_AT_ONCE = 32
+
+
+def meets_trained_states(stage: Stage) -> bool:
+    """Whether exit heads learn while the encoder stays as it is."""
+    return "exit_heads" in stage.trains and "backbone" not in stage.trains
+
+
+@torch.no_grad()
+def standardise_exit_heads(model: PyramidModel, encoded: EncodedTexts, *, masking: Masking) -> None:
+    """Give every exit head's first layer the scale of the states that it will see, where that helps."""
+    seen: dict[nn.Module, list[Tensor]] = {head: [] for head in model.exit_heads.values()}
+
+    def note(head: nn.Module, inputs: tuple[Tensor, PackedBatch]) -> None:
+        hidden_states, batch = inputs
+        seen[head].append(hidden_states[batch.first_tokens])
+
+    hooks = [head.register_forward_pre_hook(note) for head in seen]
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    places = np.unique(np.linspace(0, len(encoded) - 1, NUM_ROWS).astype(int)).tolist()
+    for start in range(0, len(places), _ROWS_AT_ONCE):
+        chosen = encoded.select(places[start : start + _ROWS_AT_ONCE])
+        batch = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids)
+        model(batch.to(device), masking=masking, exits=True)
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    for head, states in seen.items():
+        standardise_inputs(head, torch.cat(states))
