@@ -10,6 +10,7 @@ from magic_pyramid.report.canvas import Canvas, text_width
 from magic_pyramid.report.palette import EXIT, HAIRLINE, INK, MUTED
 
 PANEL_WIDTH, PANEL_HEIGHT = 400.0, 290.0
+"""Of a panel at least, and of each."""
 MOST_COLUMNS = 3
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 18.0, 34.0, 52.0
 """Room of a panel around its axes."""
@@ -83,9 +84,10 @@ def draw_panels(
     canvas.text(LEFT, 50, subtitle, size=9.5, color=MUTED)
     for row, line in enumerate(rows_of_names):
         _draw_legend(canvas, line, names, HEADER + row * LEGEND_LINE + 4)
+    each = (width - 2 * MARGIN) / columns
     for place, panel in enumerate(panels):
-        left = MARGIN + place % columns * PANEL_WIDTH
-        _Axes(canvas, panel, left, top + place // columns * PANEL_HEIGHT).draw(names)
+        left, down = MARGIN + place % columns * each, top + place // columns * PANEL_HEIGHT
+        _Axes(canvas, panel, left, down, width=each).draw(names)
     return canvas.save(path)
 
 
@@ -121,9 +123,9 @@ def _draw_legend(canvas: Canvas, line: Sequence[str], names: Sequence[str], y: f
 class _Axes:
     """The axes of a panel, and its series on them."""
 
-    def __init__(self, canvas: Canvas, panel: Panel, left: float, top: float) -> None:
+    def __init__(self, canvas: Canvas, panel: Panel, left: float, top: float, *, width: float) -> None:
         self.canvas, self.panel = canvas, panel
-        self.left, self.right = left + LEFT, left + PANEL_WIDTH - RIGHT
+        self.left, self.right = left + LEFT, left + width - RIGHT
         self.top, self.bottom = top + TOP, top + PANEL_HEIGHT - BOTTOM
         points = [point for series in panel.series.values() for point in series]
         self.x = _scale(panel.across, [x for x, _ in points])
