@@ -1,5 +1,8 @@
 """A tiny model that answers questions, and questions to ask it."""
 
+import json
+import random
+from pathlib import Path
 from typing import Any
 
 import tiny
@@ -34,6 +37,8 @@ CASES = {
     "no pruner": CONFIG.replace(prune=None),
     **{name: CONFIG.replace(backbone=backbone) for name, backbone in tiny.FAMILIES.items()},
 }
+FILLER = ("film", "plot", "actor", "scene", "the", "was", "and")
+ANSWERS = ("lovely", "quiet", "good")
 CONTEXT = "the plot is dull and the actor was not good but the scene is very long and very loud"
 FILM = "a  quiet lovely film, that never stays"
 EXAMPLES = (
@@ -61,3 +66,27 @@ def build(config: ModelConfig = CONFIG, *, seed: int = 3) -> Any:
 
 def answering(config: ModelConfig = CONFIG, *, seed: int = 3) -> QuestionAnswering:
     return QuestionAnswering(build(config, seed=seed), TextEncoder(tiny.tokenizer()))
+
+
+def squad(path: Path, *, articles: int, seed: int, impossible: float = 0.0) -> Path:
+    """Contexts of plain words, one of which is of the kind that is always the answer."""
+    generator = random.Random(seed)
+    data = []
+    for number in range(articles):
+        paragraphs = []
+        for _ in range(8):
+            words = generator.choices(FILLER, k=generator.randint(3, 12))
+            place, answer = generator.randrange(len(words) + 1), generator.choice(ANSWERS)
+            has_answer = generator.random() >= impossible
+            words.insert(place, answer if has_answer else "loud")
+            start = len(" ".join([*words[:place], ""]))
+            asked = {
+                "id": f"{number}-{len(paragraphs)}",
+                "question": "the film is",
+                "answers": [{"text": answer, "answer_start": start}] if has_answer else [],
+                "is_impossible": not has_answer,
+            }
+            paragraphs.append({"context": " ".join(words), "qas": [asked]})
+        data.append({"title": f"article {number}", "paragraphs": paragraphs})
+    path.write_text(json.dumps({"version": "test", "data": data}), encoding="utf-8")
+    return path

@@ -1,7 +1,6 @@
 """Question answering from end to end: SQuAD's file, training, measuring and answering by command."""
 
 import json
-import random
 
 import pytest
 
@@ -12,8 +11,6 @@ from magic_pyramid import QuestionAnswering, TrainConfig, fit, load_data
 from magic_pyramid.checkpoint import to_huggingface
 from magic_pyramid.tokenization import TextEncoder
 
-FILLER = ("film", "plot", "actor", "scene", "the", "was", "and")
-ANSWERS = ("lovely", "quiet", "good")
 FAST = TrainConfig(
     epochs={"finetune": 6, "soft_prune": 1, "hard_prune": 1},
     min_steps=0,
@@ -27,30 +24,6 @@ OPTIONS = (
     *("--preset", "ltp", "--epochs", "finetune=1,soft_prune=1,hard_prune=1", "--max-length", "24"),
     *("--device", "cpu", "--threads", "1"),
 )
-
-
-def squad(path, *, articles, seed, impossible=0.0):
-    """Contexts of plain words, one of which is of the kind that is always the answer."""
-    generator = random.Random(seed)
-    data = []
-    for number in range(articles):
-        paragraphs = []
-        for _ in range(8):
-            words = generator.choices(FILLER, k=generator.randint(3, 12))
-            place, answer = generator.randrange(len(words) + 1), generator.choice(ANSWERS)
-            has_answer = generator.random() >= impossible
-            words.insert(place, answer if has_answer else "loud")
-            start = len(" ".join([*words[:place], ""]))
-            asked = {
-                "id": f"{number}-{len(paragraphs)}",
-                "question": "the film is",
-                "answers": [{"text": answer, "answer_start": start}] if has_answer else [],
-                "is_impossible": not has_answer,
-            }
-            paragraphs.append({"context": " ".join(words), "qas": [asked]})
-        data.append({"title": f"article {number}", "paragraphs": paragraphs})
-    path.write_text(json.dumps({"version": "test", "data": data}), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +60,7 @@ def run(capsys):
     ],
 )
 def test_it_learns_to_answer(preset, changes, config, encoder, tmp_path):
-    data = load_data(squad(tmp_path / "train.json", articles=24, seed=0))
+    data = load_data(qa.squad(tmp_path / "train.json", articles=24, seed=0))
     output = tmp_path / "model"
 
     report = fit(
@@ -101,7 +74,7 @@ def test_it_learns_to_answer(preset, changes, config, encoder, tmp_path):
     )
 
     answering = QuestionAnswering.from_pretrained(output)
-    test = load_data(squad(tmp_path / "test.json", articles=6, seed=1), split="test").splits["test"]
+    test = load_data(qa.squad(tmp_path / "test.json", articles=6, seed=1), split="test").splits["test"]
     row = answering.evaluate(test, repeats=0)
     assert row["accuracy"] > 0.9
     assert row["exact_match"] > 0.9
@@ -115,7 +88,7 @@ def test_it_learns_to_answer(preset, changes, config, encoder, tmp_path):
 
 
 def test_it_learns_when_there_is_no_answer(encoder, tmp_path):
-    data = load_data(squad(tmp_path / "train.json", articles=24, seed=0, impossible=0.4))
+    data = load_data(qa.squad(tmp_path / "train.json", articles=24, seed=0, impossible=0.4))
     output = tmp_path / "model"
     fit(model=encoder, data=data, output=output, preset="bert", config=FAST, device="cpu")
 
@@ -126,7 +99,7 @@ def test_it_learns_when_there_is_no_answer(encoder, tmp_path):
 
 
 def test_train_evaluate_and_predict_know_the_task(run, encoder, tmp_path):
-    file, output = squad(tmp_path / "all.json", articles=6, seed=0), str(tmp_path / "model")
+    file, output = qa.squad(tmp_path / "all.json", articles=6, seed=0), str(tmp_path / "model")
     shared = ("--data", file, "--test-share", "0.34")
 
     code, out, err = run("train", "--model", encoder, *shared, "--output", output, *OPTIONS, "--json")
@@ -208,7 +181,7 @@ def test_a_row_without_a_context_is_one_bad_row(run, answering, tmp_path):
 def test_what_does_not_go_with_questions_is_refused_in_a_sentence(
     arguments, message, run, answering, tmp_path
 ):
-    data = squad(tmp_path / "train.json", articles=2, seed=0)
+    data = qa.squad(tmp_path / "train.json", articles=2, seed=0)
     places = {"MODEL": answering, "DATA": data, "OUT": tmp_path / "out"}
     code, _, err = run(*(places.get(argument, argument) for argument in arguments))
     assert code in (1, 2)
@@ -216,7 +189,7 @@ def test_what_does_not_go_with_questions_is_refused_in_a_sentence(
 
 
 def test_a_preset_with_exits_is_refused_before_training(run, encoder, tmp_path):
-    data = squad(tmp_path / "train.json", articles=2, seed=0)
+    data = qa.squad(tmp_path / "train.json", articles=2, seed=0)
     code, _, err = run("train", "--model", encoder, "--data", data, "--output", tmp_path / "out")
     assert code == 2
     assert "use a preset without exits, such as ltp, top or bert" in err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import qa
 from cli_models import command_line, read_rows
 from magic_pyramid import Classifier, Example
 from magic_pyramid.training.sharing import SharedStages
@@ -136,12 +137,12 @@ def test_numbers_are_against_the_dense_teacher_and_say_where_they_are_from(whole
     assert facts["command"].startswith("magic-pyramid reproduce suite.yaml")
     assert (facts["backbone"], facts["tested"], facts["validation"]) == (
         "encoder",
-        "test",
+        "the official test split",
         "held out of train",
     )
     assert (facts["train_rows"], facts["validation_rows"], facts["test_rows"]) == (48, 12, 30)
     assert facts["timed_against"] == f"bert, dense, in the engine {facts['timed_engine']}"
-    assert rows[-1]["provenance"]["tested"] == "validation"
+    assert rows[-1]["provenance"]["tested"] == "the official validation split"
 
 
 def test_a_regression_has_both_correlations(whole):
@@ -248,6 +249,22 @@ def test_methods_of_every_kind_are_compared_with_the_whole_teacher(place, run, t
     assert rows["pabee", "as trained"]["exit_threshold"] == pytest.approx(1 / 3)
     assert rows["spatten", "as trained"]["flops_speedup"] > 1.0
     assert "bert, dense, in the engine torch" in json.dumps(rows["spatten", "dense"]["provenance"])
+
+
+def test_questions_are_scored_by_their_answers(run, place, tmp_path):
+    qa.squad(tmp_path / "asked.json", articles=4, seed=0)
+    asked = {"name": "asked", "data": str(tmp_path / "asked.json"), "test_share": 0.25, "validation_rows": 8}
+    code, _, err = reproduce(
+        run, place, tmp_path / "qa", datasets=[asked], methods=["bert", "ltp"], seeds=[0]
+    )
+    assert code == 0, err
+    rows = results(tmp_path / "qa")
+    assert {row["method"] for row in rows} == {"bert", "ltp"}
+    for row in rows:
+        assert list(row["scores"]) == ["F1", "exact match"]
+        assert row["num_examples"] == 8
+        assert row["provenance"]["tested"] == "held out of train"
+    assert rows[-1]["provenance"]["commonest_label"] is None
 
 
 def test_two_processes_share_one_output(place, tmp_path):

@@ -127,7 +127,7 @@ def _attention(results: Results, output: Path, texts: dict[str, SuiteRows]) -> P
         if rows is None or not cell.is_reported or not cell.is_trained(output):
             continue
         classifier = Classifier.from_pretrained(cell.folder(output))
-        if classifier.config.prune is None:
+        if classifier.config.prune is None or classifier.config.span is not None:
             continue
         lengths = classifier.encode([example.inputs for example in rows.test]).lengths
         short = [place for place, length in enumerate(lengths) if length <= _LONGEST_SHOWN]

@@ -28,7 +28,7 @@ class SuiteRows:
     """`train` and `validation`."""
     test: Sequence[Example]
     tested: str
-    """The official name of the tested split."""
+    """What the tested rows are: an official split, or a part of train."""
     buckets: Buckets
     """Lengths by which the test is split, in tokens."""
 
@@ -58,6 +58,7 @@ def _rows(spec: Dataset, encoder: TextEncoder, *, folder: Path | None, longest: 
         columns=spec.columns,
         where={column: str(value) for column, value in spec.where.items()},
         validation_share=0.0,
+        test_share=spec.test_share,
         problem_type=spec.problem_type,
     )
     splits = dict(loaded.splits)
@@ -87,7 +88,10 @@ def _rows(spec: Dataset, encoder: TextEncoder, *, folder: Path | None, longest: 
         test = _some(test, spec.test_rows, "test_rows", spec.test)
     used = {"train": splits["train"], "validation": splits["validation"]}
     return SuiteRows(
-        data=replace(loaded, splits=used, held_out=held_out), test=test, tested=spec.test, buckets=buckets
+        data=replace(loaded, splits=used, held_out=held_out),
+        test=test,
+        tested="held out of train" if spec.test_share else f"the official {spec.test} split",
+        buckets=buckets,
     )
 
 

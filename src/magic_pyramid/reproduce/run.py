@@ -18,6 +18,7 @@ from magic_pyramid.data.loading import fingerprint_of
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, fit, machine
+from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.reproduce.measure import measure
 from magic_pyramid.reproduce.plan import PLAN_FILE, Cell, Only, Run, check_folders, plan_runs, teacher_of
 from magic_pyramid.reproduce.report import write_report
@@ -270,7 +271,7 @@ class _Worker:
         }
         times = wall_clock(
             ours.engine,
-            ours.encode([example.inputs for example in test]),
+            label_rows(ours.encoder, test, ours.config).encoded,
             settings=settings,
             batch_size=timing.batch_size,
             repeats=timing.repeats,

@@ -61,6 +61,8 @@ class Dataset(Config):
     """Rows that choose settings; None: the whole validation split, or a tenth of train if there is none."""
     test: Literal["test", "validation"] = "test"
     """The split that is tested; where it is `validation`, rows held out of train choose settings."""
+    test_share: float = 0.0
+    """Part of train to test where there is no test split, in [0, 0.9]; questions are divided by article."""
     test_rows: int | None = None
     """Rows tested, labels in proportion; None: all."""
     max_length: int | None = None
@@ -81,6 +83,7 @@ class Dataset(Config):
         for name in ("train_rows", "validation_rows", "test_rows"):
             if getattr(self, name) is not None:
                 check_within("dataset", name, getattr(self, name), 1, 10**9)
+        check_within("dataset", "test_share", self.test_share, 0.0, 0.9)
         tokens = self.train_max_tokens
         if tokens not in (None, MEDIAN) and (not isinstance(tokens, int) or tokens < 2):
             raise ConfigError(f"train_max_tokens is {tokens!r}; give a number of at least 2, or {MEDIAN}")

@@ -226,7 +226,7 @@ def rows_table(results: Results) -> Grid:
             dataset,
             f"{facts[dataset]['train_rows']:,}",
             f"{facts[dataset]['validation_rows']:,}, {facts[dataset]['validation']}",
-            f"{facts[dataset]['test_rows']:,}, the official {facts[dataset]['tested']} split",
+            f"{facts[dataset]['test_rows']:,}, {facts[dataset]['tested']}",
             results.metric(dataset),
             _percent(facts[dataset].get("commonest_label")),
         ]
