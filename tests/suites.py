@@ -1,16 +1,18 @@
 """A tiny encoder, two small datasets and a suite over them, for tests of `reproduce`."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import tiny
-from cli_models import write_rows
+from cli_models import read_rows, write_rows
 from magic_pyramid.checkpoint import to_huggingface
 from magic_pyramid.tokenization import TextEncoder
 
+Run = Callable[..., tuple[int, str, str]]
 PRAISE, BLAME, PLAIN = (
     ("good", "lovely", "quiet"),
     ("bad", "dull", "loud"),
@@ -90,3 +92,16 @@ def suite(encoder: Path | str, **changes: Any) -> dict[str, Any]:
 def write_suite(path: Path, content: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def written(place: Path, name: str = "suite", **changes: Any) -> Path:
+    return write_suite(place / f"{name}.yaml", suite(place / "encoder", **changes))
+
+
+def reproduce(run: Run, place: Path, output: Path, *options: str, **changes: Any) -> tuple[int, str, str]:
+    file = written(place, output.name, **changes)
+    return run("reproduce", file, "--data", place / "data", "--output", output, *options)
+
+
+def results(output: Path) -> list[dict[str, Any]]:
+    return read_rows(output / "results.jsonl")

@@ -56,7 +56,7 @@ def test_the_version_is_shown(run):
         (["predict", "m", "a", "b", "--text-pair", "c"], "--text-pair goes with one text"),
         (["predict", "m", "a", "--resume"], "--resume goes on with a file"),
         (["predict", "m", "--input", "f.cvs"], "does not end like a known format"),
-        (["predict", "m", "--input", "-", "--format", "jsn"], "did you mean 'jsonl'"),
+        (["predict", "m", "--input", "-", "--format", "jsn"], "did you mean 'json'"),
         (["predict", "m", "a", "--output", "out.parquet"], "predictions are not written as 'parquet'"),
         (["predict", "m", "a", "--exit-threshold", "2"], "it must lie in"),
         (["explain", "m", "a", "--png", "no/such/folder.png"], "a folder that does not exist"),
