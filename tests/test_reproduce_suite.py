@@ -34,6 +34,13 @@ def test_a_suite_goes_through_json():
     assert suite_of(found().to_dict()) == found()
 
 
+def test_a_misspelt_key_is_named_before_what_is_missing():
+    whole = suite("encoder")
+    whole["bakbone"] = whole.pop("backbone")
+    with pytest.raises(ConfigError, match="Suite has no field 'bakbone'; did you mean 'backbone'"):
+        suite_of(whole)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -6,7 +6,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Self, Union, get_args, get_origin
 
@@ -30,14 +30,19 @@ class Config:
             ConfigError: a key is unknown (the nearest known one is named) or a value is impossible.
         """
         hints = typing.get_type_hints(cls)
-        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in data:
-            if key not in known:
-                raise ConfigError(f"{cls.__name__} has no field {key!r}; {nearest(key, known)}")
+        cls.check_keys(data)
         try:
             return cls(**{key: _from_json(hints[key], value) for key, value in data.items()})
         except TypeError as error:
             raise ConfigError(f"{cls.__name__} cannot be built: {error}") from None
+
+    @classmethod
+    def check_keys(cls, data: Iterable[str]) -> None:
+        """Raise ConfigError for a key that is no field; the nearest field is named."""
+        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for key in data:
+            if key not in known:
+                raise ConfigError(f"{cls.__name__} has no field {key!r}; {nearest(key, known)}")
 
     @classmethod
     def variant_of(cls, data: object) -> type["Config"]:

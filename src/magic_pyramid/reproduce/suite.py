@@ -253,6 +253,7 @@ def suite_of(content: Any) -> Suite:
     if not isinstance(content, Mapping):
         raise ConfigError("a suite is a mapping with name, backbone, datasets and methods")
     whole = dict(content)
+    Suite.check_keys(map(str, whole))
     if isinstance(whole.get("methods"), list):
         whole["methods"] = [_whole_method(entry) for entry in whole["methods"]]
     known = {"datasets": Dataset, "methods": Method}
