@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from magic_pyramid.config import ExitConfig
-from magic_pyramid.exiting.heads import build_head, init_head, standardise_inputs
+from magic_pyramid.exiting.heads import build_head, init_head
 from magic_pyramid.packing import pack_sequences
+from magic_pyramid.training.new_heads import standardise_exit_heads
 from training_toy import FAST, STILL, LetterEncoder, toy_data, toy_model, train_toy
 
 CLS = STILL.replace(prune=None, exit=ExitConfig(head="cls"))
@@ -21,16 +22,16 @@ def states():
     return 5.0 + 0.01 * torch.randn(64, CLS.backbone.hidden_size, generator=generator)
 
 
-def new_head(kind="cls"):
+def new_head():
     torch.manual_seed(0)
-    head = build_head(CLS, kind).eval()
+    head = build_head(CLS, "cls").eval()
     init_head(head)
     return head
 
 
 def test_the_head_answers_as_it_would_on_standardised_states(states):
     head, plain = new_head(), new_head()
-    standardise_inputs(head, states)
+    head.standardise_inputs(states)
     spread, mean = torch.std_mean(states, dim=0, correction=0)
     wanted = plain.classify((states - mean) / spread)
     torch.testing.assert_close(head.classify(states), wanted, atol=1e-3, rtol=1e-3)
@@ -39,14 +40,16 @@ def test_the_head_answers_as_it_would_on_standardised_states(states):
 
 def test_states_that_do_not_differ_give_finite_weights(states):
     head = new_head()
-    standardise_inputs(head, states[:1])
+    head.standardise_inputs(states[:1])
     assert all(torch.isfinite(parameter).all() for parameter in head.parameters())
 
 
-def test_heads_that_read_every_token_stay(states):
-    head, plain = new_head("fastbert"), new_head("fastbert")
-    standardise_inputs(head, states)
-    assert all(torch.equal(*pair) for pair in zip(head.parameters(), plain.parameters(), strict=True))
+def test_heads_that_read_every_token_stay():
+    config = CLS.replace(exit=ExitConfig(head="fastbert", head_size=8))
+    model, plain = toy_model(config), toy_model(config)
+    rows = LetterEncoder().encode([row.text for row in toy_data().splits["train"]], max_length=32)
+    standardise_exit_heads(model, rows, masking="none")
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), plain.parameters(), strict=True))
 
 
 def first_outputs(model):

@@ -7,18 +7,13 @@ import shutil
 import pytest
 
 import tiny
-from cli_models import CONFIG, command_line, read_rows, save_tiny, write_rows
+from cli_models import CONFIG, read_rows, save_tiny, write_rows
 from magic_pyramid.certify import Certificate
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import CascadeConfig
 from magic_pyramid.native.library import is_built
 
 ROWS = 240
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 @pytest.fixture(scope="module")

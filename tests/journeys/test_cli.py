@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_models import CONFIG, REVIEWS, command_line, numbered_rows, save_tiny, write_rows
+from cli_models import CONFIG, REVIEWS, numbered_rows, save_tiny, write_rows
 from magic_pyramid.cli.shell import CLOSED_PIPE, INTERRUPTED
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -33,11 +33,6 @@ def reviews(tmp_path_factory):
     write_rows(folder / "train.jsonl", REVIEWS * 6)
     write_rows(folder / "test.jsonl", REVIEWS)
     return str(folder)
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 def process(*arguments, **options):

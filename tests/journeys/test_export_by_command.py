@@ -4,18 +4,13 @@ import json
 
 import pytest
 
-from cli_models import REVIEWS, command_line, save_tiny, write_rows
+from cli_models import REVIEWS, save_tiny, write_rows
 from magic_pyramid.native.library import is_built
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(save_tiny(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 def test_a_model_is_exported_and_answers_the_same(run, model, tmp_path):

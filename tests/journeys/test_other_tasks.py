@@ -6,7 +6,7 @@ import random
 import pytest
 
 import tiny
-from cli_models import command_line, read_rows, write_rows
+from cli_models import read_rows, write_rows
 from magic_pyramid import Classifier
 from magic_pyramid.checkpoint import to_huggingface
 from magic_pyramid.tokenization import TextEncoder
@@ -48,11 +48,6 @@ def encoder(tmp_path_factory):
     small = tiny.PLAIN.replace(backbone=tiny.BACKBONE.replace(num_hidden_layers=2))
     to_huggingface(tiny.build(small, spread=0.02), folder, encoder=TextEncoder(tiny.tokenizer()))
     return str(folder)
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 def folder_of(rows, folder):

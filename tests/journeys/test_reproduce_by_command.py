@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli_models import command_line
 from magic_pyramid import Classifier, Example
 from magic_pyramid.training.sharing import SharedStages
-from suites import EPOCHS, make_data, make_encoder, reproduce, results, reviews, suite, written
+from suites import EPOCHS, reproduce, results, reviews, suite, written
 
 SOURCE = Path(__file__).parents[2] / "src"
 SETTINGS = {
@@ -23,19 +22,6 @@ SETTINGS = {
     "ltp": ["dense", "as trained", "calibrated", "within 0.5", "within 1"],
     "both": ["dense", "tau=0.1", "tau=0.9", "calibrated", "within 0.5", "within 1"],
 }
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("suite")
-    make_encoder(folder / "encoder")
-    make_data(folder / "data")
-    return folder
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 @pytest.fixture(scope="module")

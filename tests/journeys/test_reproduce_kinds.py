@@ -5,21 +5,7 @@ import json
 import pytest
 
 import qa
-from cli_models import command_line
-from suites import make_data, make_encoder, reproduce, results, suite
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("suite")
-    make_encoder(folder / "encoder")
-    make_data(folder / "data")
-    return folder
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
+from suites import reproduce, results, suite
 
 
 def test_methods_of_every_kind_are_compared_with_the_whole_teacher(place, run, tmp_path):

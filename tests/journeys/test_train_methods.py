@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cli_models import REVIEWS, command_line, save_tiny, write_rows
+from cli_models import REVIEWS, save_tiny, write_rows
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.engine.torch_engine import TorchEngine
 
@@ -20,11 +20,6 @@ METHODS = {
     "spatten": ("cascade", SCHEDULED),
     "ltp_topk": ("cascade", (*SCHEDULED, "--target-speedup", "1.4")),
 }
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 @pytest.fixture(scope="module")

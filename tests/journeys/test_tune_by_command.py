@@ -4,17 +4,12 @@ import json
 
 import pytest
 
-from cli_models import REVIEWS, command_line, save_tiny, write_rows
+from cli_models import REVIEWS, save_tiny, write_rows
 
 
 @pytest.fixture
 def model(tmp_path):
     return save_tiny(tmp_path / "tiny")
-
-
-@pytest.fixture
-def run(capsys):
-    return command_line(capsys)
 
 
 def test_a_folder_is_tuned_shown_and_undone(run, model, tmp_path):

@@ -48,20 +48,6 @@ def init_head(head: nn.Module) -> None:
             nn.init.normal_(part.weight, std=part.in_features**-0.5)
 
 
-def standardise_inputs(head: nn.Module, first_states: Float[Tensor, "seqs hidden"]) -> None:
-    """Let a new [CLS] head see such states with mean 0 and spread 1, by the weights of its first layer.
-
-    In early layers the first token differs little from text to text, around a mean a hundred times as large:
-    to random weights it looks like a constant. Other kinds of head read more than that token, and stay.
-    """
-    if not isinstance(head, ClsHead):
-        return
-    spread, mean = torch.std_mean(first_states.float(), dim=0, correction=0)
-    with torch.no_grad():
-        head.dense.weight.div_(spread.clamp(min=SMALLEST_SPREAD))
-        head.dense.bias.sub_(head.dense.weight @ mean)
-
-
 class FastBertHead(nn.Module):
     """FastBERT's classifier: narrow, attend once, answer (FastBERT section 3.1.2)."""
 
@@ -109,6 +95,17 @@ class ClsHead(nn.Module):
         pooled = self.activation(self.dense(self.input_dropout(first_states)))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
+
+    @torch.no_grad()
+    def standardise_inputs(self, first_states: Float[Tensor, "seqs hidden"]) -> None:
+        """See such states with mean 0 and spread 1 from now on, by the weights of the first layer.
+
+        In early layers the first token differs little from text to text, around a mean a hundred times as
+        large: to random weights it looks like a constant.
+        """
+        spread, mean = torch.std_mean(first_states.float(), dim=0, correction=0)
+        self.dense.weight.div_(spread.clamp(min=SMALLEST_SPREAD))
+        self.dense.bias.sub_(self.dense.weight @ mean)
 
 
 class BlockHead(nn.Module):

@@ -2,30 +2,28 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from magic_pyramid.exiting.heads import standardise_inputs
+from magic_pyramid.exiting.heads import ClsHead
 from magic_pyramid.model import Masking, PyramidModel
 from magic_pyramid.packing import PackedBatch, pack_sequences
 from magic_pyramid.tokenization import EncodedTexts
-from magic_pyramid.training.stages import Stage
 
 NUM_ROWS = 256
 """Rows whose states say how first tokens differ, spread evenly over the train split."""
 _ROWS_AT_ONCE = 32
 
 
-def meets_trained_states(stage: Stage) -> bool:
-    """Whether exit heads learn while the encoder stays as it is."""
-    return "exit_heads" in stage.trains and "backbone" not in stage.trains
-
-
 @torch.no_grad()
 def standardise_exit_heads(model: PyramidModel, encoded: EncodedTexts, *, masking: Masking) -> None:
-    """Give every exit head's first layer the scale of the states that it will see, where that helps."""
-    seen: dict[nn.Module, list[Tensor]] = {head: [] for head in model.exit_heads.values()}
+    """Give the first layer of [CLS] heads the scale of the states that they will see; others stay."""
+    seen: dict[ClsHead, list[Tensor]] = {
+        head: [] for head in model.exit_heads.values() if isinstance(head, ClsHead)
+    }
+    if not seen:
+        return
 
-    def note(head: nn.Module, inputs: tuple[Tensor, PackedBatch]) -> None:
+    def note(head: ClsHead, inputs: tuple[Tensor, PackedBatch]) -> None:
         hidden_states, batch = inputs
         seen[head].append(hidden_states[batch.first_tokens])
 
@@ -41,4 +39,4 @@ def standardise_exit_heads(model: PyramidModel, encoded: EncodedTexts, *, maskin
     for hook in hooks:
         hook.remove()
     for head, states in seen.items():
-        standardise_inputs(head, torch.cat(states))
+        head.standardise_inputs(torch.cat(states))

@@ -18,7 +18,7 @@ from magic_pyramid.model import PyramidModel
 from magic_pyramid.tokenization import EncodedTexts, TextEncoder
 from magic_pyramid.training.batches import TrainRows
 from magic_pyramid.training.budget import budget_of, check_budget, meet_beforehand, meet_budget
-from magic_pyramid.training.new_heads import meets_trained_states, standardise_exit_heads
+from magic_pyramid.training.new_heads import standardise_exit_heads
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
 from magic_pyramid.training.processes import Processes, uses_cpu
 from magic_pyramid.training.record import OnEvent, StageReport, TrainEvent, TrainReport
@@ -131,7 +131,7 @@ class _Run:
             self.model.load_state_dict(self.workspace.weights(stage.name))
             self._skipped(stage)
             return report
-        if self.has_new_exit_heads and meets_trained_states(stage):
+        if self.has_new_exit_heads and stage.learns_exits_only:
             standardise_exit_heads(self.model, self.rows.encoded, masking=stage.masking)
         report = self._train_once(stage, self.shared) if self.shared else self._train(stage)
         self.workspace.finish(report, self.model.state_dict())

@@ -64,6 +64,11 @@ class Stage(Config):
         return max(self.exit_label_weight, self.exit_distill_weight, self.exit_teacher_weight) > 0
 
     @property
+    def learns_exits_only(self) -> bool:
+        """Whether the exit heads learn alone, from an encoder that stays as it is."""
+        return self.trains == ("exit_heads",)
+
+    @property
     def asks_teacher(self) -> bool:
         """Whether the fine-tuned model's answers are needed."""
         return max(self.distill_weight, self.rank_weight, self.exit_teacher_weight) > 0

@@ -106,8 +106,7 @@ class Validation:
             for layer, values in answers.exit_logits.items()
         }
         final_quality = quality(answers.logits.numpy(), self.labels, config)
-        learns_exits_only = stage.trains == ("exit_heads",)
-        score = sum(exit_quality.values()) / len(exit_quality) if learns_exits_only else final_quality
+        score = sum(exit_quality.values()) / len(exit_quality) if stage.learns_exits_only else final_quality
         num_tokens = np.concatenate(
             [np.asarray(self.encoded.lengths)[:, None], answers.num_tokens.numpy()], axis=1
         )
@@ -118,7 +117,7 @@ class Validation:
             "budget_miss": stage.budget_miss(speedup),
             "loss": (
                 self._exit_loss(answers, model, stage)
-                if learns_exits_only
+                if stage.learns_exits_only
                 else self._loss(answers.logits, model)
             ),
             "metric": METRIC_NAMES[config.problem_type],
