@@ -68,6 +68,34 @@ class Results:
         """What quality means there."""
         return str(next(row["metric"] for row in self.rows if row["dataset"] == dataset))
 
+    @property
+    def commands(self) -> list[str]:
+        """That measured the rows; tables name them by their number, from 1."""
+        return list(dict.fromkeys(str(row["provenance"]["command"]) for row in self.rows))
+
+    def source_of(self, rows: Sequence[Row]) -> str:
+        """Where the numbers of a table are from, in one line."""
+        if not rows:
+            return ""
+        facts = [row["provenance"] for row in rows]
+
+        def all_of(name: str) -> str:
+            return ", ".join(dict.fromkeys(str(fact[name]) for fact in facts if fact.get(name) is not None))
+
+        seeds = sorted({row["seed"] for row in rows})
+        used = sorted({self.commands.index(str(fact["command"])) + 1 for fact in facts})
+        parts = [
+            f"{all_of('backbone')}, {_plural('seed', seeds)}, {all_of('dtype')}",
+            f"engine {all_of('engine')}, {all_of('threads')} thread(s), {all_of('machine')}",
+            f"commit {all_of('commit')}, trained at {all_of('train_commit')}",
+            f"{_plural('command', used)} below",
+        ]
+        return "; ".join(parts)
+
+
+def _plural(word: str, numbers: Sequence[int]) -> str:
+    return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
 
 def points_of(count: float) -> str:
     """A number of points in words."""
@@ -82,22 +110,3 @@ def spread(rows: Iterable[Row], value: Callable[[Row], float | None]) -> Spread 
 def in_bucket(bucket: str, key: str) -> Callable[[Row], float | None]:
     """A number of the texts of some lengths; None where there are no such texts."""
     return lambda row: row["by_length"][bucket].get(key)
-
-
-def source_of(rows: Sequence[Row]) -> str:
-    """Where the numbers of a table are from, in one line."""
-    if not rows:
-        return ""
-    facts = [row["provenance"] for row in rows]
-
-    def all_of(name: str) -> str:
-        return ", ".join(dict.fromkeys(str(fact[name]) for fact in facts if fact.get(name) is not None))
-
-    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
-    parts = [
-        f"{all_of('backbone')}, seeds {seeds}, {all_of('dtype')}",
-        f"engine {all_of('engine')}, {all_of('threads')} thread(s), {all_of('machine')}",
-        f"commit {all_of('commit')}, trained at {all_of('train_commit')}",
-        all_of("command"),
-    ]
-    return "; ".join(parts)

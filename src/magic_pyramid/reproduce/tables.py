@@ -1,6 +1,8 @@
 """The tables of a report: the papers' and our own; printed numbers stand beside and are marked as theirs."""
 
 from collections.abc import Mapping, Sequence
+from math import exp, log
+from statistics import mean
 from typing import Any
 
 from magic_pyramid.report.sections import Grid
@@ -13,7 +15,6 @@ from magic_pyramid.reproduce.summary import (
     Spread,
     in_bucket,
     points_of,
-    source_of,
     spread,
 )
 
@@ -37,6 +38,8 @@ def comparison(results: Results, drop: float) -> list[tuple[str, Grid]]:
     for key, words in RATIOS:
         if not any(row.get(key) is not None for row in results.rows):
             continue
+        # Padded, the teacher that stands in for a method has a ratio of its own on each dataset.
+        together = key != "flops_speedup_padded" and len(results.datasets) > 1
         rows, used = [], []
         for method in results.methods:
             cells = [method]
@@ -44,8 +47,9 @@ def comparison(results: Results, drop: float) -> list[tuple[str, Grid]]:
                 found = results.of(dataset, method, setting)
                 used += found
                 cells.append(_comparison_cell(found, key, results.num_seeds(dataset, method)))
-            rows.append(cells)
-        grid = Grid(headings=["method", *results.datasets], rows=rows, source=source_of(used))
+            rows.append([*cells, *([_mean_cell(results, method, setting, key)] if together else [])])
+        headings = ["method", *results.datasets, *(["all"] if together else [])]
+        grid = Grid(headings=headings, rows=rows, source=results.source_of(used))
         grids.append(
             (f"At most {points_of(drop)} lost on validation: {words} (change on test, points)", grid)
         )
@@ -54,40 +58,73 @@ def comparison(results: Results, drop: float) -> list[tuple[str, Grid]]:
 
 def _comparison_cell(found: Sequence[Row], key: str, num_seeds: int) -> str:
     faster = spread(found, lambda row: row.get(key))
-    change = spread(found, lambda row: 100 * (row["quality"] - row["teacher_quality"]))
+    change = spread(found, _change)
     if faster is None or change is None:
         return MISSING
     missing = f", {len(found)} of {num_seeds} seeds" if len(found) < num_seeds else ""
     return f"{faster.write('.2f', unit='x')} ({change.mean:+.1f}{missing})"
 
 
-def main_table(results: Results) -> Grid:
-    """Quality and GFLOPs of every method (Magic Pyramid, table 3), beside what the papers print."""
-    setting = f"within {max(results.suite.max_drops):g}"
-    presets = results.presets()
-    printed = printed_for(results.datasets, list(presets.values()))
-    headings, theirs = ["method"], []
+def _mean_cell(results: Results, method: str, setting: str, key: str) -> str:
+    """Over all datasets; where a method never came so near, the dense teacher answers in its place."""
+    ratios, changes = [], []
     for dataset in results.datasets:
-        headings.append(f"{dataset}: {results.metric(dataset)} % / GFLOPs (x)")
-        for source in dict.fromkeys(row.source for row in printed if is_same_dataset(row.dataset, dataset)):
-            theirs.append(len(headings))
-            headings.append(f"{dataset}, printed: {source}")
+        if not results.num_seeds(dataset, method):
+            return MISSING
+        found = results.of(dataset, method, setting)
+        fallbacks = results.num_seeds(dataset, method) - len(found)
+        ratios.append(mean([*(log(row[key]) for row in found), *[0.0] * fallbacks]))
+        changes.append(mean([*(_change(row) for row in found), *[0.0] * fallbacks]))
+    return f"{exp(mean(ratios)):.2f}x ({mean(changes):+.1f})"
+
+
+def _change(row: Row) -> float:
+    return 100 * float(row["quality"] - row["teacher_quality"])
+
+
+def main_table(results: Results) -> Grid:
+    """Quality and GFLOPs of every method (Magic Pyramid, table 3)."""
+    found = {
+        (dataset, method): results.of(dataset, method, _main_setting(results))
+        for method in results.methods
+        for dataset in results.datasets
+    }
+    return Grid(
+        headings=["method", *(_main_heading(results, dataset) for dataset in results.datasets)],
+        rows=[
+            [method, *(_main_cell(found[dataset, method]) for dataset in results.datasets)]
+            for method in results.methods
+        ],
+        source=results.source_of([row for rows in found.values() for row in rows]),
+    )
+
+
+def printed_table(results: Results, dataset: str) -> Grid | None:
+    """Quality and GFLOPs on a dataset beside what papers print; None where they print nothing."""
+    presets = results.presets()
+    printed = [row for row in printed_for([dataset], list(presets.values())) if row.quality is not None]
+    sources = list(dict.fromkeys(row.source for row in printed))
     rows, used = [], []
     for method in results.methods:
-        cells = [method]
-        for place, heading in enumerate(headings[1:], start=1):
-            dataset = next(
-                name for name in results.datasets if heading.startswith((f"{name}:", f"{name}, printed"))
-            )
-            if place in theirs:
-                source = heading.partition("printed: ")[2]
-                cells.append(_printed_cell(printed, dataset, presets[method], source))
-                continue
-            found = results.of(dataset, method, setting)
-            used += found
-            cells.append(_main_cell(found))
-        rows.append(cells)
-    return Grid(headings=headings, rows=rows, printed=frozenset(theirs), source=source_of(used))
+        theirs = [_printed_cell(printed, presets[method], source) for source in sources]
+        if set(theirs) <= {MISSING}:
+            continue
+        found = results.of(dataset, method, _main_setting(results))
+        used += found
+        rows.append([method, _main_cell(found), *theirs])
+    if not rows:
+        return None
+    headings = ["method", _main_heading(results, dataset), *(f"printed: {source}" for source in sources)]
+    theirs_at = frozenset(range(2, len(headings)))
+    return Grid(headings=headings, rows=rows, printed=theirs_at, source=results.source_of(used))
+
+
+def _main_setting(results: Results) -> str:
+    return f"within {max(results.suite.max_drops):g}"
+
+
+def _main_heading(results: Results, dataset: str) -> str:
+    return f"{dataset}: {results.metric(dataset)} % / GFLOPs (x)"
 
 
 def _main_cell(found: Sequence[Row]) -> str:
@@ -98,15 +135,9 @@ def _main_cell(found: Sequence[Row]) -> str:
     return f"{quality.write('.1f')} / {gflops.mean:.3g} ({faster.mean:.2f}x)"
 
 
-def _printed_cell(printed: Sequence[Printed], dataset: str, preset: str, source: str) -> str:
+def _printed_cell(printed: Sequence[Printed], preset: str, source: str) -> str:
     """The row of a paper that names no threshold, or else the one of the smallest."""
-    rows = [
-        row
-        for row in printed
-        if (row.source, row.preset) == (source, preset)
-        and is_same_dataset(row.dataset, dataset)
-        and row.quality is not None
-    ]
+    rows = [row for row in printed if (row.source, row.preset) == (source, preset)]
     if not rows:
         return MISSING
     row = min(rows, key=lambda row: row.threshold or 0.0)
@@ -141,7 +172,9 @@ def threshold_table(results: Results, dataset: str) -> Grid | None:
             for source in sources
         ]
         rows.append([method, *(_quality_cell(found[value]) for value in thresholds), *theirs_cells])
-    return Grid(headings=headings, rows=rows, printed=theirs, source=source_of(used)) if rows else None
+    return (
+        Grid(headings=headings, rows=rows, printed=theirs, source=results.source_of(used)) if rows else None
+    )
 
 
 def _quality_cell(found: Sequence[Row]) -> str:
@@ -154,7 +187,7 @@ def _quality_cell(found: Sequence[Row]) -> str:
 
 def length_table(results: Results, dataset: str) -> Grid:
     """Speed-up by length of the text (Magic Pyramid, figure 1), and what the paper's bars say."""
-    setting = f"within {max(results.suite.max_drops):g}"
+    setting = _main_setting(results)
     every = [row for row in results.rows if row["dataset"] == dataset]
     buckets = list(every[0]["by_length"]) if every else []
     presets = results.presets()
@@ -172,7 +205,7 @@ def length_table(results: Results, dataset: str) -> Grid:
             row = there.get(presets[method])
             cells.append(" / ".join(f"{value:.2f}x" for value in row.speedups) if row else MISSING)
         rows.append([method, *cells])
-    return Grid(headings=headings, rows=rows, printed=theirs, source=source_of(used))
+    return Grid(headings=headings, rows=rows, printed=theirs, source=results.source_of(used))
 
 
 def _bucket_heading(rows: Sequence[Row], bucket: str) -> str:
@@ -197,7 +230,7 @@ def speedup_table(results: Results, curves: Curves, dataset: str) -> Grid:
         seeds = [curve for (name, other, _), curve in curves.items() if (name, other) == (dataset, method)]
         rows.append([method, *(_speedup_cell(seeds, wanted) for wanted in SPEEDUPS)])
     used = [row for row in results.rows if row["dataset"] == dataset]
-    return Grid(headings=headings, rows=rows, source=source_of(used))
+    return Grid(headings=headings, rows=rows, source=results.source_of(used))
 
 
 def _speedup_cell(seeds: Sequence[Sequence[Mapping[str, Any]]], wanted: float) -> str:
@@ -248,7 +281,7 @@ def dense_table(results: Results) -> Grid:
         used += [row for seeds in found.values() for row in seeds]
         rows.append([method, *(_dense_cell(seeds) for seeds in found.values())])
     headings = ["method", *(f"{dataset}: {results.metric(dataset)} %" for dataset in results.datasets)]
-    return Grid(headings=headings, rows=rows, source=source_of(used))
+    return Grid(headings=headings, rows=rows, source=results.source_of(used))
 
 
 def _dense_cell(found: Sequence[Row]) -> str:
