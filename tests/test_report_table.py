@@ -69,6 +69,16 @@ def test_the_terminal_table_fits_80_columns_and_names_the_baseline() -> None:
     assert "…" not in printed
 
 
+def test_quality_has_the_name_of_its_metric() -> None:
+    row = {
+        "accuracy": 0.5,
+        "metric": "Pearson correlation",
+        "by_length": {"1-35": {"num_examples": 2, "accuracy": 0.4}},
+    }
+    assert markdown_table([row]).startswith("| Pearson correlation % |")
+    assert markdown_length_table([row]).startswith("| tokens | texts | Pearson correlation % |")
+
+
 def test_a_table_without_rows_is_refused() -> None:
     with pytest.raises(InputError, match="a table needs at least one row"):
         markdown_table([])

@@ -106,8 +106,8 @@ def rows_by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
         for length in LENGTHS:
             bucket = buckets.get(length)
             if bucket and bucket.get("num_examples"):
-                name = {"setting": row["setting"]} if "setting" in row else {}
-                result.append({**name, "length": length, **bucket})
+                kept = {key: row[key] for key in ("setting", "metric") if key in row}
+                result.append({**kept, "length": length, **bucket})
     return result
 
 
@@ -120,7 +120,10 @@ def _cells(
     body = [
         [write(row[key]) if row.get(key) is not None else EMPTY for key, _, write in used] for row in rows
     ]
-    return [heading for _, heading, _ in used], body
+    # Rows of one table are of one task, and what it calls quality is written where "accuracy" stands.
+    metric = next((row["metric"] for row in rows if "metric" in row), "accuracy")
+    headings = [f"{metric} %" if key == "accuracy" else heading for key, heading, _ in used]
+    return headings, body
 
 
 def _rich_table(
