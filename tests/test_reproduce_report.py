@@ -77,6 +77,17 @@ def test_over_all_datasets_the_teacher_stands_in_where_a_method_never_came_so_ne
     assert together(Results(results.suite, gone)).startswith(f"{expected:.2f}x (")
 
 
+def test_where_not_everything_is_timed_nothing_is_said_of_all_datasets(found):
+    results = found[0]
+    untimed = [
+        {key: value for key, value in row.items() if "wall" not in key or row["dataset"] != "MRPC"}
+        for row in results.rows
+    ]
+    clock = tables.comparison(Results(results.suite, untimed), 0.5)[2][1]
+    assert cells(clock, "ltp")["MRPC"] == cells(clock, "ltp")["all"] == "-"
+    assert cells(clock, "ltp")["AG News"] != "-"
+
+
 def test_without_times_there_is_no_table_of_times(found):
     results = found[0]
     rows = [{key: value for key, value in row.items() if "wall" not in key} for row in results.rows]
@@ -95,6 +106,10 @@ def test_table_3_has_the_papers_numbers_beside_ours(found):
     assert (
         cells(grid, "ltp")["printed: LTP (KDD 2022), RoBERTa-base"] == "91.59 F1, dense 92.14 / 4.44 (2.10x)"
     )
+    assert row["printed: ToP (KDD 2023, repository), BERT-base"] == "-"
+    similarity = tables.printed_table(found[0], "STS-B")
+    assert cells(similarity, "top")["printed: LTP (KDD 2022), RoBERTa-base"] == "-"
+    assert "magic_pyramid" not in [row[0] for row in similarity.rows]
     assert tables.printed_table(found[0], "nobody's texts") is None
 
 

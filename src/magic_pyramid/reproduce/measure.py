@@ -20,7 +20,12 @@ from magic_pyramid.sweep import PRUNE_SCALES, simulate, thresholds_of
 from magic_pyramid.tokenization import EncodedTexts
 
 AS_TRAINED, CALIBRATED, OWN_DENSE = "as trained", "calibrated", "dense"
-"""Names of settings; ``tau=X`` and ``within X`` are the others."""
+"""Names of settings; ``tau=X`` and those of ``within`` are the others."""
+
+
+def within(drop: float) -> str:
+    """Name of the fastest setting that lost at most so many points on validation."""
+    return f"within {drop:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +172,7 @@ def measure(
     if config.prune or config.exit:
         named[CALIBRATED] = default_setting(config)
     for drop in max_drops:
-        named[f"within {drop:g}"] = fastest(curve, floor=wanted - drop / 100)
+        named[within(drop)] = fastest(curve, floor=wanted - drop / 100)
     return {
         "metric": METRIC_NAMES[config.problem_type],
         "num_layers": config.backbone.num_hidden_layers,

@@ -53,7 +53,7 @@ def draw_lengths(results: Results, path: Path) -> Path:
     }
 
     def points(dataset: str, method: str) -> Points:
-        found = results.of(dataset, method, _widest(results))
+        found = results.of(dataset, method, results.main_setting)
         values = [spread(found, in_bucket(bucket, "flops_speedup")) for bucket in buckets[dataset]]
         return [(float(place), value.mean) for place, value in enumerate(values) if value is not None]
 
@@ -71,7 +71,7 @@ def draw_alive(results: Results, path: Path) -> Path:
     return _draw(
         results,
         lambda dataset, method: _by_layer(
-            results.of(dataset, method, _widest(results)), lambda row: row["tokens_alive"]
+            results.of(dataset, method, results.main_setting), lambda row: row["tokens_alive"]
         ),
         path,
         across=Axis(name="after layer (0: the input)", is_whole=True),
@@ -91,7 +91,7 @@ def draw_exits(results: Results, path: Path) -> Path | None:
     exiting = {row["method"] for row in results.rows if row["exit_threshold"] is not None}
 
     def points(dataset: str, method: str) -> Points:
-        found = results.of(dataset, method, _widest(results)) if method in exiting else []
+        found = results.of(dataset, method, results.main_setting) if method in exiting else []
         return [(layer + 1, share) for layer, share in _by_layer(found, left)]
 
     if not any(points(dataset, method) for dataset in results.datasets for method in results.methods):
@@ -125,10 +125,6 @@ def _draw(
         for dataset in results.datasets
     ]
     return draw_panels(panels, results.methods, path, title=title, subtitle=subtitle)
-
-
-def _widest(results: Results) -> str:
-    return f"within {max(results.suite.max_drops):g}"
 
 
 def _chosen(results: Results) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from magic_pyramid.reproduce.measure import within
 from magic_pyramid.reproduce.suite import Suite
 
 Row = Mapping[str, Any]
@@ -69,6 +70,11 @@ class Results:
         return str(next(row["metric"] for row in self.rows if row["dataset"] == dataset))
 
     @property
+    def main_setting(self) -> str:
+        """The fastest setting within the largest of the suite's drops."""
+        return within(max(self.suite.max_drops))
+
+    @property
     def commands(self) -> list[str]:
         """That measured the rows; tables name them by their number, from 1."""
         return list(dict.fromkeys(str(row["provenance"]["command"]) for row in self.rows))
@@ -83,7 +89,8 @@ class Results:
             return ", ".join(dict.fromkeys(str(fact[name]) for fact in facts if fact.get(name) is not None))
 
         seeds = sorted({row["seed"] for row in rows})
-        used = sorted({self.commands.index(str(fact["command"])) + 1 for fact in facts})
+        commands = self.commands
+        used = sorted({commands.index(str(fact["command"])) + 1 for fact in facts})
         parts = [
             f"{all_of('backbone')}, {_plural('seed', seeds)}, {all_of('dtype')}",
             f"engine {all_of('engine')}, {all_of('threads')} thread(s), {all_of('machine')}",

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from magic_pyramid.report.sections import Grid
-from magic_pyramid.reproduce.measure import OWN_DENSE
+from magic_pyramid.reproduce.measure import OWN_DENSE, within
 from magic_pyramid.reproduce.published import PRINTED_LENGTHS, Printed, is_same_dataset, printed_for
 from magic_pyramid.reproduce.summary import (
     MISSING,
@@ -33,7 +33,7 @@ Curves = Mapping[tuple[str, str, int], Sequence[Mapping[str, Any]]]
 
 def comparison(results: Results, drop: float) -> list[tuple[str, Grid]]:
     """Speed-up on test of the fastest setting that lost at most ``drop`` points on validation."""
-    setting = f"within {drop:g}"
+    setting = within(drop)
     grids = []
     for key, words in RATIOS:
         if not any(row.get(key) is not None for row in results.rows):
@@ -72,6 +72,8 @@ def _mean_cell(results: Results, method: str, setting: str, key: str) -> str:
         if not results.num_seeds(dataset, method):
             return MISSING
         found = results.of(dataset, method, setting)
+        if any(row.get(key) is None for row in found):
+            return MISSING
         fallbacks = results.num_seeds(dataset, method) - len(found)
         ratios.append(mean([*(log(row[key]) for row in found), *[0.0] * fallbacks]))
         changes.append(mean([*(_change(row) for row in found), *[0.0] * fallbacks]))
@@ -85,7 +87,7 @@ def _change(row: Row) -> float:
 def main_table(results: Results) -> Grid:
     """Quality and GFLOPs of every method (Magic Pyramid, table 3)."""
     found = {
-        (dataset, method): results.of(dataset, method, _main_setting(results))
+        (dataset, method): results.of(dataset, method, results.main_setting)
         for method in results.methods
         for dataset in results.datasets
     }
@@ -109,7 +111,7 @@ def printed_table(results: Results, dataset: str) -> Grid | None:
         theirs = [_printed_cell(printed, presets[method], source) for source in sources]
         if set(theirs) <= {MISSING}:
             continue
-        found = results.of(dataset, method, _main_setting(results))
+        found = results.of(dataset, method, results.main_setting)
         used += found
         rows.append([method, _main_cell(found), *theirs])
     if not rows:
@@ -117,10 +119,6 @@ def printed_table(results: Results, dataset: str) -> Grid | None:
     headings = ["method", _main_heading(results, dataset), *(f"printed: {source}" for source in sources)]
     theirs_at = frozenset(range(2, len(headings)))
     return Grid(headings=headings, rows=rows, printed=theirs_at, source=results.source_of(used))
-
-
-def _main_setting(results: Results) -> str:
-    return f"within {max(results.suite.max_drops):g}"
 
 
 def _main_heading(results: Results, dataset: str) -> str:
@@ -187,7 +185,7 @@ def _quality_cell(found: Sequence[Row]) -> str:
 
 def length_table(results: Results, dataset: str) -> Grid:
     """Speed-up by length of the text (Magic Pyramid, figure 1), and what the paper's bars say."""
-    setting = _main_setting(results)
+    setting = results.main_setting
     every = [row for row in results.rows if row["dataset"] == dataset]
     buckets = list(every[0]["by_length"]) if every else []
     presets = results.presets()
