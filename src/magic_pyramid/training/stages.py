@@ -112,7 +112,8 @@ def check_student(train: TrainConfig, stages: Sequence[Stage]) -> None:
 
 def learning_rates(stage: Stage, model: ModelConfig, train: TrainConfig) -> dict[ParameterGroup, float]:
     """Peak learning rate of each kind of parameter; a final head is new in `finetune` only."""
-    backbone = learning_rate_of(model, train)
+    ratio = train.pruning_rate_ratio if stage.name in ("soft_prune", "hard_prune") else 1.0
+    backbone = ratio * learning_rate_of(model, train)
     new_head = train.learning_rate_final_head if stage.name == "finetune" else None
     return {
         "backbone": backbone,
