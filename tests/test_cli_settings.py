@@ -34,7 +34,16 @@ def test_a_preset_brings_its_recipe_unless_another_is_named():
     assert settings(recipe=None).config == find_recipe("default")
     joint = settings(preset="pyramid", recipe=None, train_options={"target_speedup": 6.0}).config
     assert joint == find_recipe("joint").replace(target_speedup=6.0)
-    assert settings(preset="pyramid", recipe="default").config.target_speedup is None
+    assert settings(recipe="paper-mrpc").config == find_recipe("paper-mrpc")
+
+
+def test_a_preset_that_its_recipe_defines_takes_no_other():
+    same = settings(preset="deebert", recipe="deebert").config
+    assert same == settings(preset="deebert", recipe=None).config == find_recipe("deebert")
+    with pytest.raises(
+        ConfigError, match="defined by its own recipe 'deebert', got 'paper-mrpc'; leave the rec"
+    ):
+        settings(preset="deebert", recipe="paper-mrpc")
 
 
 def test_what_is_set_goes_to_its_config():

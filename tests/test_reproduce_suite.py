@@ -134,6 +134,8 @@ def test_recipes_are_the_methods_then_the_datasets_then_the_suites_then_the_pres
     assert settings(methods=["ltp"], datasets=[{**DATASET, "recipe": "paper"}], defaults={}).config == paper
     method = {"name": "ltp", "recipe": "paper"}
     assert settings(methods=[method], defaults={"recipe": "default"}).config == paper
+    own = find_recipe("deebert").replace(seed=5)
+    assert settings(methods=["deebert"], defaults={"recipe": "paper"}).config == own
 
 
 def test_defaults_reach_the_methods_that_have_the_part():

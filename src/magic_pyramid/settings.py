@@ -56,17 +56,24 @@ def train_settings(
 
     Args:
         preset: name of the method.
-        recipe: name of the training settings to begin with; None: the preset's own.
+        recipe: name of the training settings to begin with; None: the preset's own. A preset that has its
+            own is defined by it and takes no other.
         values: other settings, by the names of ``settable_fields``.
         epochs: by stage; the stages it does not name keep the recipe's epochs.
         max_length: longest input in tokens; None leaves it to ``fit``.
         train_options: fields of the training config; those that are None are left out.
 
     Raises:
-        ConfigError: a name is unknown (the nearest is given) or a value impossible.
+        ConfigError: a name is unknown (the nearest is given) or a value impossible; another recipe than the
+            preset's own.
     """
     chosen = find_preset(preset)
-    base = find_recipe(chosen.recipe if recipe is None else recipe)
+    base = find_recipe(recipe or chosen.recipe)
+    if recipe is not None and chosen.recipe not in ("default", recipe):
+        raise ConfigError(
+            f"preset {preset!r} is defined by its own recipe {chosen.recipe!r}, got {recipe!r}; leave the "
+            "recipe out, and change single settings of the training instead"
+        )
     _check_keys(values)
     fields = {part: _fields_of(part, values) for part in _PARTS}
     _check_types(chosen, fields)

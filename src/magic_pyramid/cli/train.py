@@ -62,7 +62,8 @@ def train(
         str | None,
         typer.Option(
             "--recipe",
-            help=f"Training settings to begin with: {', '.join(RECIPES)}. Default: the preset's own.",
+            help=f"Training settings to begin with: {', '.join(RECIPES)}. Default: the preset's own, "
+            "which another cannot replace where it defines the method.",
         ),
     ] = None,
     epochs: Annotated[

@@ -215,9 +215,11 @@ class Suite(Config):
         general = {**self.defaults.set, **dataset.set}
         general = {key: value for key, value in general.items() if not lacks or not key.startswith(lacks)}
         values = {**general, **method.set}
+        # A preset that has a recipe of its own is defined by it.
+        recipe = (dataset.recipe or self.defaults.recipe) if preset.recipe == "default" else None
         return train_settings(
             preset=method.preset,
-            recipe=method.recipe or dataset.recipe or self.defaults.recipe,
+            recipe=method.recipe or recipe,
             values={key: _plain_value(value) for key, value in values.items()},
             epochs={**self.defaults.epochs, **dataset.epochs, **method.epochs},
             max_length=dataset.max_length or self.max_length,
