@@ -23,7 +23,7 @@ class TrainConfig(Config):
     learning_rate: float | None = None
     """Peak learning rate of the backbone; None: 2e-5 at width 768, times (768 / width) squared."""
     pruning_rate_ratio: float = 1.0
-    """The backbone's rate in `soft_prune` and `hard_prune` over `learning_rate`: it has less to learn there."""
+    """The backbone's rate in `soft_prune` and `hard_prune` over `learning_rate`: less is to be learned."""
     learning_rate_final_head: float | None = 1e-3
     """Peak learning rate of the final head in `finetune`, where it is new; None: as the backbone."""
     learning_rate_exits: float = 1e-3
