@@ -48,11 +48,24 @@ def test_nothing_measured_is_nothing_to_draw(tmp_path):
         (Axis(name="x", is_whole=True), [0.0, 2.0], ["0", "1", "2"]),
         (Axis(name="x", is_whole=True), [1.0, 12.0], ["2", "4", "6", "8", "10", "12"]),
         (Axis(name="x", cut=80.0), [20.0, 90.0], ["80", "82", "84", "86", "88", "90"]),
+        (Axis(name="x", cut=80.0), [20.0, 50.0], ["49.6", "49.8", "50", "50.2", "50.4"]),
         (Axis(name="x", categories=("short", "long")), [0.0, 1.0], ["short", "long"]),
         (Axis(name="x"), [5.0], ["4.96", "4.98", "5", "5.02", "5.04"]),
         (Axis(name="x"), [], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        (Axis(name="x", is_log=True), [], ["1", "1.5"]),
     ],
-    ids=["log", "begins", "whole", "whole and long", "cut", "categories", "one value", "none"],
+    ids=[
+        "log",
+        "begins",
+        "whole",
+        "whole and long",
+        "cut",
+        "all cut",
+        "categories",
+        "one value",
+        "none",
+        "none, log",
+    ],
 )
 def test_ticks_are_round(axis, values, ticks):
     assert [words for _, words in _scale(axis, values).ticks] == ticks

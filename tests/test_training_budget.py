@@ -132,9 +132,14 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
         (
             {"target_speedup": 3.0, "reach_temperature": None},
             {},
-            r"is 3; with one token left after the first layer these texts reach 2\.8",
+            r"is 3; with as few tokens as its settings can leave these texts reach 2\.8",
         ),
-        ({"target_speedup": 90}, {"exit": None}, r"is 90; with one token .* reach \d\.\d at most"),
+        ({"target_speedup": 90}, {"exit": None}, r"is 90; with as few .* reach \d\.\d\d at most"),
+        (
+            {"target_speedup": 1.9},
+            {"prune": RankBinsConfig(layers=(1,)), "exit": None},
+            r"is 1\.9; .* reach 1\.\d\d at most; ask for less, or let earlier layers prune",
+        ),
         ({}, {"prune": RankBinsConfig()}, "'rank_bins' learns to remove tokens only towards a speed-up"),
     ],
     ids=[
@@ -144,6 +149,7 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
         "no stage",
         "without exits",
         "impossible",
+        "late layers",
         "none given",
     ],
 )

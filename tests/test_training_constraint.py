@@ -170,7 +170,7 @@ def test_a_schedule_is_chosen_before_training(tmp_path):
 def test_a_schedule_refuses_a_speedup_beyond_its_reach(tmp_path):
     model = toy_model(DEEP.replace(prune=CascadeConfig()))
     with pytest.raises(
-        ConfigError, match=r"is 4; with its settings this pruning takes these texts to 1\.\d\d "
+        ConfigError, match=r"is 4; with as few tokens as its settings can leave these texts reach 1\.\d\d "
     ):
         train_toy(model, tmp_path, config=TOP.replace(target_speedup=4.0))
 

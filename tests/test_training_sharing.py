@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from magic_pyramid.checkpoint import with_config
-from magic_pyramid.config import ExitConfig, TrainConfig
+from magic_pyramid.config import CascadeConfig, ExitConfig, TrainConfig
 from magic_pyramid.training.record import StageReport
 from magic_pyramid.training.sharing import SharedStages, groups_read, key_of, stage_facts
 from magic_pyramid.training.stages import stages_of
@@ -162,6 +162,13 @@ def test_pruning_stages_read_the_pruner_and_a_budget_reads_the_exits():
     assert facts(**soft) == facts(PRUNING, **soft)
     budget = APART.replace(target_speedup=2.0)
     assert facts(train=budget, **soft) != facts(PRUNING, budget, **soft)
+
+
+def test_schedules_that_were_set_to_other_speedups_share_no_stage_that_removes_tokens():
+    model = PYRAMID.replace(prune=CascadeConfig(), exit=None)
+    slower, faster = (APART.replace(target_speedup=target) for target in (1.2, 1.4))
+    assert facts(model, slower, stage="hard_prune") != facts(model, faster, stage="hard_prune")
+    assert facts(model, slower) == facts(model, faster)
 
 
 def test_the_weights_that_count_are_those_that_run():

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 
 from magic_pyramid.calibration import Calibration, calibrate
+from magic_pyramid.certify.certificate import without_certificate
 from magic_pyramid.checkpoint import carry_seen_rows, finish_save, load_model, save_model
 from magic_pyramid.checkpoint import to_huggingface as write_huggingface
 from magic_pyramid.config import ModelConfig
@@ -259,13 +260,14 @@ class Classifier(Predictor):
         Args:
             folder: made if it does not exist; other files in it stay.
             readme: the model card; None leaves the one that is there.
-            storage: "fp32", "fp16" or "int8"; it is fp32 again when loaded.
+            storage: "fp32", "fp16" or "int8"; it is fp32 again when loaded. Rounded weights answer a little
+                otherwise, so a certificate is left out.
         """
         save_model(
             self.model,
             folder,
             encoder=self.encoder,
-            info=self.info,
+            info=self.info if storage == "fp32" else without_certificate(self.info),
             readme=readme,
             storage=storage,  # type: ignore[arg-type]
         )

@@ -113,14 +113,15 @@ class CostModel:
         return self.dense_flops(np.maximum(lengths, padded_length), convention=convention)
 
     def least_flops(self, lengths: Int[np.ndarray, " inputs"]) -> Float[np.ndarray, " inputs"]:
-        """FLOPs of each input when as much is pruned as can be, and the first exit head answers.
+        """FLOPs of each input when as much is pruned as the settings can, and the first exit head answers.
 
         A layer's attention sees all that arrives, so the first one always pays for the whole input.
         """
         num_layers = self.config.backbone.num_hidden_layers
         num_tokens = np.repeat(np.asarray(lengths)[:, None], num_layers + 1, axis=1)
         if self.config.prune is not None:
-            num_tokens[:, 1:] = 1
+            shares = np.array(self.config.prune.least_kept(num_layers))
+            num_tokens[:, 1:] = np.maximum(1, (num_tokens[:, 1:] * shares).round())
         first = min(self.config.exit_layers, default=num_layers - 1)
         return self.flops(num_tokens, np.full(len(num_tokens), first))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from magic_pyramid.certify.certificate import without_certificate
 from magic_pyramid.checkpoint import config_json, load_model, save_model
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.engine.interface import check_classifies, default_setting
@@ -96,8 +97,12 @@ class MagicPyramidForSequenceClassification(PreTrainedModel):  # type: ignore[no
         return model
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
-        """Write our folder; tokenizer files that are there stay."""
-        save_model(self.pyramid, save_directory, encoder=None, info=self.info, readme=None)
+        """Write our folder; tokenizer files that are there stay.
+
+        The weights may have learned since they were loaded, so a certificate is left out.
+        """
+        info = without_certificate(self.info)
+        save_model(self.pyramid, save_directory, encoder=None, info=info, readme=None)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """The packed model has initialised itself."""

@@ -39,7 +39,7 @@ def test_a_folder_is_calibrated_shown_and_used(run, model, data, tmp_path):
 
     code, text, err = run("calibrate", model, "--data", data, "--max-drop", "30")
     assert code == 0, err
-    assert "With 95 % confidence the certified setting loses at most 30.00 points" in " ".join(text.split())
+    assert "With 95 % confidence the certified setting loses at most 30 points" in " ".join(text.split())
     assert "◀ certified" in text
     assert "all heads answer 240 texts at prune scale 0" in err
     assert "make sure that it saw none of these" in text

@@ -99,7 +99,7 @@ def test_numbers_are_against_the_dense_teacher_and_say_where_they_are_from(whole
         teacher = dense[row["dataset"], row["seed"]]
         assert row["dense_gflops"] == teacher["gflops"]
         assert row["flops_speedup"] == pytest.approx(row["dense_gflops"] / row["gflops"])
-        assert row["flops_speedup_padded"] >= row["flops_speedup_batch_padded"] >= row["flops_speedup"]
+        assert row["flops_speedup_padded"] >= row["flops_speedup"]
         assert row["num_examples"] == (30 if row["dataset"] == "reviews" else 20)
         assert sum(row["exit_distribution"]) == row["num_examples"]
         assert sum(b["num_examples"] for b in row["by_length"].values()) == row["num_examples"]

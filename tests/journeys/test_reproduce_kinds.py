@@ -77,7 +77,11 @@ def test_training_on_short_texts_tests_by_quarters_of_length(run, place, tmp_pat
         ({}, ("--backbone", "no/such/encoder"), "no/such/encoder is not a folder"),
         (
             {"methods": [{"name": "fast", "preset": "ltp", "target_speedup": 900}]}, (),
-            "reviews, fast: train.target_speedup is 900; with one token left after the first layer",
+            "reviews, fast: train.target_speedup is 900; with as few tokens as its settings can leave",
+        ),
+        (
+            {"defaults": {}, "methods": [{"name": "planned", "preset": "spatten", "target_speedup": 50}]}, (),
+            "reviews, planned: train.target_speedup is 50; with as few tokens as its settings can leave",
         ),
         (
             {"methods": [{"name": "dense", "preset": "bert", "target_speedup": 2}]}, (),

@@ -78,4 +78,4 @@ def test_a_schedule_that_cannot_reach_a_speedup_says_how_far_it_gets(run, model,
         "--preset", "spatten", "--epochs", "hard_prune=1", "--target-speedup", "5",
     )  # fmt: skip
     assert code == 2
-    assert "takes these texts to 1." in err
+    assert "can leave these texts reach 1." in err

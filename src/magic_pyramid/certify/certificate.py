@@ -116,9 +116,9 @@ class Certificate(Config):
                 f"{100 * self.confidence:g} % confidence on {self.num_rows:,} rows. {more}"
             )
         lost = (
-            f"loses at most {self.drop_bound:.2f} points of accuracy against the dense model"
+            f"loses at most {self.drop_bound:g} points of accuracy against the dense model"
             if self.is_labelled
-            else f"differs from the dense model in at most {self.drop_bound:.2f} % of texts"
+            else f"differs from the dense model in at most {self.drop_bound:g} % of texts"
         )
         return (
             f"With {100 * self.confidence:g} % confidence the certified setting {lost}, on texts like the "

@@ -6,6 +6,7 @@ failure, so one test at the full level bounds the chance of any false promise (L
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -73,8 +74,8 @@ class Choice:
     """The share that the chosen setting loses at most; None where nothing is certified."""
     path: tuple[Candidate, ...]
     """Safest first."""
-    p_values: tuple[float, ...]
-    """Of the settings that were tested, in the order of the path."""
+    p_values: Mapping[Candidate, float]
+    """Of the settings that were tested, in this order."""
     considered: tuple[Candidate, ...]
     """Every candidate."""
     latency_ms: float | None = None
@@ -120,7 +121,7 @@ def choose(
     kept = held_out(fits)
     bound = upper_bound(goal.risk, kept.lost, kept.won, kept.rows, confidence=goal.confidence)
     return Choice(
-        chosen=fits, bound=bound, path=tuple(item.candidate for item in path), p_values=(),
+        chosen=fits, bound=bound, path=tuple(item.candidate for item in path), p_values={},
         considered=considered, latency_ms=millisecond,
     )  # fmt: skip
 
@@ -159,10 +160,7 @@ def certify(
     writer = _Writer(config, outcomes, dense_right)
     allowed = goal.value / 100 if goal.kind == "max_drop" else choice.bound or 0.0
     certified = choice.chosen or writer.dense
-    curve = [
-        writer.point(candidate, p_value=choice.p_values[place] if place < len(choice.p_values) else None)
-        for place, candidate in enumerate(choice.path)
-    ]
+    curve = [writer.point(candidate, p_value=choice.p_values.get(candidate)) for candidate in choice.path]
     considered = [writer.tally(candidate) for candidate in (*choice.considered, certified)]
     speeds = (
         writer.speed("certified", certified, is_certified=True),
@@ -173,7 +171,7 @@ def certify(
         goal=goal.kind,
         wanted=goal.value,
         confidence=goal.confidence,
-        drop_bound=None if choice.bound is None else round(100 * choice.bound, 3),
+        drop_bound=None if choice.bound is None else _points_up(choice.bound),
         is_labelled=goal.is_labelled,
         num_rows=len(dense_right),
         num_test_rows=len(dense_right) - len(dense_right) // 2,
@@ -188,21 +186,25 @@ def certify(
     )
 
 
+def _points_up(share: float) -> float:
+    """In points, rounded up to three digits: a smaller number would promise more than was shown."""
+    return ceil(1e5 * share - 1e-6) / 1e3
+
+
 def _safe_enough(
     path: Sequence[Tally],
     held_out: Callable[[Candidate], Tally],
     goal: Goal,
     considered: tuple[Candidate, ...],
 ) -> Choice:
-    """The last setting before the first that fails."""
+    """The last setting before the first that fails; what loses too much on the search half is passed over."""
     limit = goal.value / 100
-    hopeful = [item.candidate for item in path if item.drop < limit]
-    p_values: list[float] = []
+    p_values: dict[Candidate, float] = {}
     chosen = None
-    for candidate in hopeful:
+    for candidate in (item.candidate for item in path if item.drop < limit):
         seen = held_out(candidate)
-        p_values.append(goal.risk(seen.lost, seen.won, seen.rows, limit))
-        if p_values[-1] > 1.0 - goal.confidence:
+        p_values[candidate] = goal.risk(seen.lost, seen.won, seen.rows, limit)
+        if p_values[candidate] > 1.0 - goal.confidence:
             break
         chosen = candidate
     if chosen is not None and _is_dense(chosen):
@@ -211,7 +213,7 @@ def _safe_enough(
         chosen=chosen,
         bound=None if chosen is None else limit,
         path=tuple(item.candidate for item in path),
-        p_values=tuple(p_values),
+        p_values=p_values,
         considered=considered,
     )
 
@@ -261,9 +263,9 @@ def _rows_needed(
     choice: Choice, outcomes: Mapping[float, Outcomes], dense_right: np.ndarray, goal: Goal
 ) -> int | None:
     """Calibration rows with which the setting that failed would pass, if its test rows are typical."""
-    if not choice.p_values or choice.p_values[-1] <= 1.0 - goal.confidence:
+    failed = next((item for item, p in choice.p_values.items() if p > 1.0 - goal.confidence), None)
+    if failed is None:
         return None
-    failed = choice.path[len(choice.p_values) - 1]
     _, test = halves(len(dense_right), goal.seed)
     seen = tally(failed, outcomes[failed.prune_scale].select(test), dense_right[test])
     rows = likely_rows(seen.lost / seen.rows, seen.won / seen.rows, goal.value / 100, goal.confidence)

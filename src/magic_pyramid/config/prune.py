@@ -75,6 +75,10 @@ class AnyPruneConfig(Config, ABC):
         """Raise ConfigError unless the settings fit a backbone of so many layers."""
         return
 
+    def least_kept(self, num_layers: int) -> tuple[float, ...]:
+        """Smallest share of an input's tokens that each layer can leave; one token always stays."""
+        return (0.0,) * num_layers
+
     def heads_run(self, num_layers: int, num_heads: int, *, scale: float) -> tuple[int, ...]:
         """Attention heads that each layer runs for an input."""
         return (num_heads,) * num_layers
@@ -201,6 +205,11 @@ class RankBinsConfig(AnyPruneConfig):
             if not 0 <= layer < num_layers:
                 raise ConfigError(f"prune.layers contains {layer!r}; the layers are 0 to {num_layers - 1}")
 
+    def least_kept(self, num_layers: int) -> tuple[float, ...]:
+        """Smallest share of an input's tokens that each layer can leave: all before the first that may prune."""
+        first = min(self.layers_of(num_layers), default=num_layers)
+        return tuple(1.0 if layer < first else 0.0 for layer in range(num_layers))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankCountsConfig(AnyPruneConfig):
@@ -278,6 +287,10 @@ class CascadeConfig(AnyPruneConfig):
         usual = min(max(3, math.ceil(0.15 * num_layers)), num_layers - 1)
         whole = usual if self.whole_layers is None else self.whole_layers
         return _falling(num_layers, whole=whole, final=self.final_keep_ratio if final is None else final)
+
+    def least_kept(self, num_layers: int) -> tuple[float, ...]:
+        """Smallest share of an input's tokens that each layer can leave: on the way to none in the last."""
+        return self.keep_ratios(num_layers, final=0.0)
 
     def heads_run(self, num_layers: int, num_heads: int, *, scale: float) -> tuple[int, ...]:
         """Attention heads that each layer runs for an input, at least one."""

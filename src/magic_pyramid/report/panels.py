@@ -178,13 +178,13 @@ def _scale(axis: Axis, values: Sequence[float]) -> _Scale:
     if axis.categories is not None:
         named = [(float(place), name) for place, name in enumerate(axis.categories)]
         return _Scale(-0.35, len(named) - 0.65, float, named)
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    low, high = min(values, default=1.0 if axis.is_log else 0.0), max(values, default=1.0)
     if axis.is_log:
         low, high = min(low, 1.0) / 1.06, max(high, 1.5) * 1.06
         shown = [tick for tick in _LOG_TICKS if low <= tick <= high]
         thinned = shown if len(shown) <= 8 else shown[len(shown) % 2 :: 2]
         return _Scale(low, high, math.log, [(tick, f"{tick:g}{axis.unit}") for tick in thinned])
-    low = low if axis.cut is None else max(axis.cut, low)
+    low = low if axis.cut is None else min(max(axis.cut, low), high)
     low = low if axis.begins is None else axis.begins
     room = 0.06 * (high - low) if high - low > 0.01 * abs(high) else 0.01 * max(abs(high), 1.0)
     low, high = (low - room if axis.begins is None else low), high + room

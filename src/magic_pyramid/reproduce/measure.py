@@ -30,36 +30,35 @@ def within(drop: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Texts and what the dense teacher pays for each of them."""
+    """Texts and what the dense teacher pays for each example, which for a question are all its windows."""
 
     encoded: EncodedTexts
     labels: list[Label]
-    dense_flops: Float[np.ndarray, " inputs"]
+    example: Int64[np.ndarray, " inputs"]
+    """Which example each input belongs to."""
+    dense_flops: Float[np.ndarray, " examples"]
     """Padding-free."""
-    padded_flops: Float[np.ndarray, " inputs"]
-    """Every text padded to the teacher's longest input."""
-    batch_padded_flops: Float[np.ndarray, " inputs"]
-    """Every text padded to the longest of its batch, batches in the order of the file."""
-    lengths: Int64[np.ndarray, " inputs"]
+    padded_flops: Float[np.ndarray, " examples"]
+    """Every input padded to the longest that the teacher takes."""
+    lengths: Float[np.ndarray, " examples"]
     """Tokens, as far as the teacher reads them."""
 
     @classmethod
-    def of(
-        cls, classifier: Classifier, examples: Sequence[Example], *, teacher: ModelConfig, batch_size: int
-    ) -> "Split":
+    def of(cls, classifier: Classifier, examples: Sequence[Example], *, teacher: ModelConfig) -> "Split":
         """Encode labelled examples."""
         rows = label_rows(classifier.encoder, examples, classifier.config)
         full = label_rows(classifier.encoder, examples, teacher)
         lengths, cost = np.asarray(full.encoded.lengths), CostModel(teacher)
-        batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
-        longest = np.concatenate([np.full(len(batch), batch.max()) for batch in batches])
+        full_example = examples_of(full.labels)
         return cls(
             encoded=rows.encoded,
             labels=rows.labels,
-            dense_flops=cost.dense_flops(lengths),
-            padded_flops=cost.dense_flops(np.full(len(lengths), teacher.max_length)),
-            batch_padded_flops=cost.dense_flops(longest),
-            lengths=lengths,
+            example=examples_of(rows.labels),
+            dense_flops=np.bincount(full_example, weights=cost.dense_flops(lengths)),
+            padded_flops=np.bincount(
+                full_example, weights=cost.padded_dense_flops(lengths, teacher.max_length)
+            ),
+            lengths=np.bincount(full_example, weights=lengths),
         )
 
 
@@ -71,12 +70,13 @@ class Measured:
         self.split = split
         self._answers: dict[float, AllAnswers] = {}
 
-    def outcome(self, setting: Setting) -> tuple[EngineOutput, np.ndarray]:
-        """Answers and FLOPs of every text at a setting."""
+    def outcome(self, setting: Setting) -> tuple[EngineOutput, Float[np.ndarray, " examples"]]:
+        """Answers to every input and FLOPs of every example at a setting."""
         scale = setting.prune_scale if self.config.prune else 0.0
         if scale not in self._answers:
             self._answers[scale] = self.engine.answer_all_heads(self.split.encoded, scale=scale)
-        return simulate(self.config, self._answers[scale], setting)
+        output, flops = simulate(self.config, self._answers[scale], setting)
+        return output, np.bincount(self.split.example, weights=flops)
 
     def point(self, setting: Setting) -> dict[str, Any]:
         """Quality and padding-free speed-up."""
@@ -91,37 +91,36 @@ class Measured:
         """Everything that a table may want to say about a setting."""
         output, flops = self.outcome(setting)
         split, lengths = self.split, self.split.lengths
-        every = np.arange(len(lengths))
         return {
             "prune_scale": setting.prune_scale if self.config.prune else 0.0,
             "exit_threshold": setting.exit_threshold if self.config.exit else None,
-            **self._numbers(output, flops, every),
+            **self._numbers(output, flops, lengths > 0),
             "flops_speedup_padded": flops_speedup(split.padded_flops, flops),
-            "flops_speedup_batch_padded": flops_speedup(split.batch_padded_flops, flops),
             "mean_layers": float((output.exit_layer + 1).mean()),
             "tokens_alive": output.num_tokens.mean(axis=0).tolist(),
             "exit_distribution": np.bincount(
                 output.exit_layer, minlength=self.config.backbone.num_hidden_layers
             ).tolist(),
             "by_length": {
-                name: self._numbers(output, flops, np.flatnonzero((lengths >= low) & (lengths <= high)))
+                name: self._numbers(output, flops, (lengths >= low) & (lengths <= high))
                 for name, (low, high) in buckets.items()
             },
         }
 
-    def _numbers(self, output: EngineOutput, flops: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    def _numbers(self, output: EngineOutput, flops: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+        rows = np.flatnonzero(chosen[self.split.example])
         if not len(rows):
             return {"num_examples": 0}
         labels = [self.split.labels[int(row)] for row in rows]
         scores = scores_of(output.logits[rows], labels, self.config)
-        dense = self.split.dense_flops[rows]
+        dense = self.split.dense_flops[chosen]
         return {
-            "num_examples": len(np.unique(examples_of(labels))),
+            "num_examples": int(chosen.sum()),
             "quality": next(iter(scores.values())),
             "scores": scores,
-            "gflops": float(flops[rows].mean()) / 1e9,
+            "gflops": float(flops[chosen].mean()) / 1e9,
             "dense_gflops": float(dense.mean()) / 1e9,
-            "flops_speedup": flops_speedup(dense, flops[rows]),
+            "flops_speedup": flops_speedup(dense, flops[chosen]),
         }
 
 
@@ -136,7 +135,6 @@ def measure(
     teacher_quality: float | None,
     thresholds: Sequence[float],
     max_drops: Sequence[float],
-    batch_size: int,
 ) -> dict[str, Any]:
     """Every setting on validation and test, and the rows that have a name.
 
@@ -150,12 +148,10 @@ def measure(
         teacher_quality: of the fine-tuned dense model on ``validation``; None: this model is it.
         thresholds: exit thresholds that get a row.
         max_drops: points that the fastest setting may lose against the teacher on ``validation``.
-        batch_size: of the dense model padded by the batch.
     """
     config = classifier.config
     chosen_by, tested = (
-        Measured(classifier, Split.of(classifier, rows, teacher=dense, batch_size=batch_size))
-        for rows in (validation, test)
+        Measured(classifier, Split.of(classifier, rows, teacher=dense)) for rows in (validation, test)
     )
     curve = [
         {

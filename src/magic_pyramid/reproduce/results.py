@@ -18,19 +18,28 @@ RESULTS_FILE = "results.jsonl"
 
 
 def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
-    """One row for each setting of each run that has been measured, in the order of the suite."""
+    """One row for each setting of each run that has been measured, in the order of the suite.
+
+    Runs that were measured beside an earlier measurement of their teacher are left out until they are measured
+    again, and so are times of settings that are measured anew.
+    """
     rows = []
-    teachers: dict[tuple[str, int], float] = {}
+    teachers: dict[tuple[str, int], dict[str, Any]] = {}
     for cell in cells_of(suite):
         measured = numbers(cell, output, MEASURED_FILE)
         if measured is None:
             continue
         if cell.method.name == suite.teacher_method.name:
-            (dense,) = (row for row in measured["rows"] if row["setting"] == OWN_DENSE)
-            teachers[cell.dataset.name, cell.seed] = dense["quality"]
-        if not cell.is_reported or (cell.dataset.name, cell.seed) not in teachers:
+            teachers[cell.dataset.name, cell.seed] = measured
+        teacher = teachers.get((cell.dataset.name, cell.seed))
+        if not cell.is_reported or teacher is None:
             continue
-        times = numbers(cell, output, TIMED_FILE) or {"rows": {}, "provenance": {}}
+        if measured is not teacher and measured["teacher"] != teacher["key"]:
+            continue
+        (dense,) = (row for row in teacher["rows"] if row["setting"] == OWN_DENSE)
+        times = numbers(cell, output, TIMED_FILE)
+        if times is None or times["measured"] != measured["key"]:
+            times = {"rows": {}, "provenance": {}}
         for row in measured["rows"]:
             rows.append({
                 "suite": suite.name,
@@ -39,7 +48,7 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
                 "preset": cell.method.preset,
                 "seed": cell.seed,
                 "metric": measured["metric"],
-                "teacher_quality": teachers[cell.dataset.name, cell.seed],
+                "teacher_quality": dense["quality"],
                 **row,
                 **times["rows"].get(row["setting"], {}),
                 "provenance": {**measured["provenance"], **times["provenance"]},

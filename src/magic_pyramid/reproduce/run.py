@@ -31,6 +31,7 @@ from magic_pyramid.reproduce.results import (
 )
 from magic_pyramid.reproduce.rows import SuiteRows, commonest_share, read_rows
 from magic_pyramid.reproduce.suite import Suite
+from magic_pyramid.sweep import PRUNE_SCALES
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training.record import OnEvent
 from magic_pyramid.training.sharing import key_of
@@ -209,7 +210,7 @@ class _Worker:
             "teacher": base and base["key"],
             "thresholds": suite.thresholds,
             "max_drops": suite.max_drops,
-            "batch_size": suite.timing.batch_size,
+            "prune_scales": PRUNE_SCALES if run.fit.model.prune else (),
             **_patience(run),
         }
         folder = cell.folder(self.output)
@@ -227,7 +228,6 @@ class _Worker:
             teacher_quality=base["validation_quality"] if base else None,
             thresholds=suite.thresholds,
             max_drops=suite.max_drops,
-            batch_size=suite.timing.batch_size,
         )
         provenance = {
             "command": self.command,
@@ -248,7 +248,9 @@ class _Worker:
             "train_machine": classifier.info["provenance"].get("machine"),
             "date": _today(),
         }
-        measured = {"key": key_of(asked), **found, "provenance": provenance}
+        measured = {
+            "key": key_of(asked), "teacher": asked["teacher"], **found, "provenance": provenance
+        }  # fmt: skip
         write_json(folder / MEASURED_FILE, measured)
         return True
 
@@ -288,7 +290,8 @@ class _Worker:
             "timed_commit": commit(),
             "timed_date": _today(),
         }
-        write_json(folder / TIMED_FILE, {"key": key, "rows": times, "provenance": provenance})
+        timed = {"key": key, "measured": measured["key"], "rows": times, "provenance": provenance}
+        write_json(folder / TIMED_FILE, timed)
         return True
 
 

@@ -22,7 +22,7 @@ SPEEDUPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 """Speed-ups at which the quality of every method is asked for."""
 RATIOS = (
     ("flops_speedup", "fewer FLOPs, padding not counted"),
-    ("flops_speedup_padded", "fewer FLOPs, the dense model padded to its longest input"),
+    ("flops_speedup_padded", "fewer FLOPs, every text padded to the longest allowed"),
     ("wall_clock_speedup", "faster, measured in turns with the dense teacher in the same engine"),
 )
 """Ways to compare costs, the fairest first."""

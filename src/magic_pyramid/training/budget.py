@@ -10,7 +10,7 @@ from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.model import PyramidModel
 from magic_pyramid.training.projection import projected_speedup
-from magic_pyramid.training.stages import BUDGET_TOLERANCE, Stage, expects_exits, stages_of
+from magic_pyramid.training.stages import Stage, expects_exits, stages_of
 
 
 class Budget(nn.Module):
@@ -86,20 +86,9 @@ def meet_budget(model: PyramidModel, budget: Budget, lengths: Int[np.ndarray, " 
 
 
 def meet_beforehand(model: PyramidModel, train: TrainConfig, lengths: Int[np.ndarray, " rows"]) -> None:
-    """Let a pruner that meets a speed-up without training do so on texts of these lengths.
-
-    Raises:
-        ConfigError: its settings allow no such speed-up.
-    """
-    asked = train.target_speedup
-    if asked is None or not _is_met_beforehand(model.config):
-        return
-    reached = _meet(model, asked, lengths)
-    if reached is not None and reached < asked * (1.0 - BUDGET_TOLERANCE):
-        raise ConfigError(
-            f"train.target_speedup is {asked:g}; with its settings this pruning takes these texts to "
-            f"{reached:.2f} at most; ask for less, or let earlier layers prune"
-        )
+    """Let a pruner that meets a speed-up without training do so on texts of these lengths."""
+    if train.target_speedup is not None and _is_met_beforehand(model.config):
+        _meet(model, train.target_speedup, lengths)
 
 
 def _meet(model: PyramidModel, speedup: float, lengths: Int[np.ndarray, " rows"]) -> float | None:
@@ -127,18 +116,17 @@ def check_budget(model: ModelConfig, train: TrainConfig, lengths: Int[np.ndarray
                 "train.target_speedup is None; give one, such as --target-speedup 2"
             )
         return
-    if _is_met_beforehand(model):
-        return
     stages = [stage for stage in stages_of(model, train) if stage.target_speedup is not None]
-    if not stages:
+    if not stages and not _is_met_beforehand(model):
         raise ConfigError(
             f"train.target_speedup is {asked:g}, but no stage of this training learns what to remove; "
             "choose a preset that prunes, and give soft_prune some epochs"
         )
-    cost = CostModel(model if expects_exits(stages[0], model) else model.replace(exit=None))
+    counts_exits = bool(stages) and expects_exits(stages[0], model)
+    cost = CostModel(model if counts_exits else model.replace(exit=None))
     most = flops_speedup(cost.dense_flops(lengths), cost.least_flops(lengths))
     if asked > most:
         raise ConfigError(
-            f"train.target_speedup is {asked:g}; with one token left after the first layer these texts "
-            f"reach {most:.1f} at most; ask for less"
+            f"train.target_speedup is {asked:g}; with as few tokens as its settings can leave these texts "
+            f"reach {most:.2f} at most; ask for less, or let earlier layers prune"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from safetensors.torch import load_file
 
 from magic_pyramid.config import STAGE_NAMES, TrainConfig
@@ -73,7 +74,8 @@ def train(
     rows = label_rows(encoder, data.splits["train"], model.config)
     lengths = np.asarray(rows.encoded.lengths)
     check_budget(model.config, config, lengths)
-    meet_beforehand(model, config, lengths)
+    validation = _validation(data, encoder, model, processes)
+    meet_beforehand(model, config, _lengths_to_come(rows.encoded, validation))
     stages = stages_of(model.config, config)
     check_student(config, stages)
     plan = _plan(model, config, data, rows.encoded)
@@ -83,7 +85,7 @@ def train(
         config=config,
         workspace=workspace,
         rows=TrainRows(rows.encoded, targets_of(rows.labels, model.config)),
-        validation=_validation(data, encoder, model, processes),
+        validation=validation,
         on_event=on_event or _ignore,
         checkpoint_seconds=checkpoint_seconds,
         shared=SharedStages(folder=shared) if shared else None,
@@ -196,7 +198,9 @@ class _Run:
         if validation and stage.keeps == "best":
             kept = max(reversed(validation), key=rank)
             self.model.load_state_dict(load_file(folder / "best.safetensors"))
-        has_met = objective.budget is not None and meet_budget(self.model, objective.budget, lengths)
+        has_met = objective.budget is not None and meet_budget(
+            self.model, objective.budget, _lengths_to_come(self.rows.encoded, self.validation)
+        )
         if has_met and kept is not None and self.validation is not None:
             kept = {**kept, **self.validation.measure(self.model, stage)}
         trainer.emit("stage_finished", validation=kept)
@@ -248,6 +252,11 @@ def _validation(
         return None
     rows = label_rows(encoder, split, model.config)
     return Validation(encoded=rows.encoded, labels=rows.labels, processes=processes)
+
+
+def _lengths_to_come(train: EncodedTexts, validation: Validation | None) -> Int[np.ndarray, " rows"]:
+    """Tokens of texts like those to be answered: held out, as train may be of another kind, such as phrases."""
+    return np.asarray((train if validation is None else validation.encoded).lengths)
 
 
 def _plan(

@@ -77,6 +77,9 @@ def stage_facts(stage: Stage, model: ModelConfig, train: TrainConfig) -> dict[st
         "prune": None if stage.masking == "none" else model.prune,
         "exit": model.exit if reads_exits else None,
     }
+    if stage.masking == "hard" and model.prune is not None and model.prune.meets_budget:
+        # Its pruner was set to the speed-up before the first stage.
+        unread.discard("target_speedup")
     row = stage.to_dict()
     if not stage.asks_exits:
         del row["exit_weights"]
