@@ -40,7 +40,7 @@ def config_of(heads):
 
 
 def skewed():
-    """Prune scale 0.5 loses 1 % of the search half for sure; scale 1 loses and wins more, 0.9 % by balance."""
+    """Prune scale 0.5 loses 1 % of the search half; scale 1 loses and wins more, 0.9 % by balance."""
     search, test = halves(2000, 0)
     dense_right = np.ones(2000, dtype=bool)
     dense_right[np.concatenate([search[:100], test[:100]])] = False
@@ -132,7 +132,7 @@ def test_the_last_setting_before_the_first_failure_is_taken():
 
 
 def test_a_setting_that_loses_too_much_on_the_search_half_is_passed_over_and_keeps_no_p_value():
-    """Cheaper settings behind it may lose less, with less certainty; p-values stay with those they belong to."""
+    """Cheaper settings behind it may lose less, with less certainty; p-values are those of their settings."""
     outcomes, right = skewed()
     goal = Goal(value=1.0)
     choice = choose(outcomes, right, goal)

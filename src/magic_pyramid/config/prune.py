@@ -206,7 +206,7 @@ class RankBinsConfig(AnyPruneConfig):
                 raise ConfigError(f"prune.layers contains {layer!r}; the layers are 0 to {num_layers - 1}")
 
     def least_kept(self, num_layers: int) -> tuple[float, ...]:
-        """Smallest share of an input's tokens that each layer can leave: all before the first that may prune."""
+        """Smallest share of an input's tokens that each layer can leave; the first may have to keep all."""
         first = min(self.layers_of(num_layers), default=num_layers)
         return tuple(1.0 if layer < first else 0.0 for layer in range(num_layers))
 

@@ -20,8 +20,8 @@ RESULTS_FILE = "results.jsonl"
 def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
     """One row for each setting of each run that has been measured, in the order of the suite.
 
-    Runs that were measured beside an earlier measurement of their teacher are left out until they are measured
-    again, and so are times of settings that are measured anew.
+    Runs that were measured beside an earlier measurement of their teacher are left out until they are
+    measured again, and so are times of settings that are measured anew.
     """
     rows = []
     teachers: dict[tuple[str, int], dict[str, Any]] = {}

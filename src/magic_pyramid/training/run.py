@@ -255,7 +255,7 @@ def _validation(
 
 
 def _lengths_to_come(train: EncodedTexts, validation: Validation | None) -> Int[np.ndarray, " rows"]:
-    """Tokens of texts like those to be answered: held out, as train may be of another kind, such as phrases."""
+    """Tokens of texts like those to come: held out, as train may be of another kind, such as phrases."""
     return np.asarray((train if validation is None else validation.encoded).lengths)
 
 
