@@ -16,7 +16,7 @@ FACTS = {
     "tested": "the official test split",
     "commonest_label": 0.525,
     "timed_against": "bert, dense, in the engine native", "timed_machine": "Test CPU", "timed_threads": 1,
-    "timed_batch_size": 32, "timed_repeats": 5, "timed_commit": "abc123",
+    "timed_batch_size": 32, "timed_repeats": 5, "timed_rows": 128, "timed_commit": "abc123",
 }  # fmt: skip
 
 
@@ -81,6 +81,11 @@ def _row(generator, base, speedup, place):
             "1-35": bucket,
             "36-70": {**bucket, "flops_speedup": 1.2 * speedup},
             ">70": {**bucket, "flops_speedup": 1.6 * speedup},
+        },
+        "training": {
+            "epochs": {"finetune": 3.0, "hard_prune": 0.5},
+            "teacher_share": 0.5,
+            "target_speedup": 2.0,
         },
         "provenance": FACTS,
     }

@@ -11,13 +11,20 @@ import torch
 import tiny
 from magic_pyramid.certify import SPEEDS, Goal
 from magic_pyramid.certify.certificate import stored_certificate
-from magic_pyramid.checkpoint import fold_temperatures, load_model, read_seen_rows, write_seen_rows
+from magic_pyramid.checkpoint import (
+    fold_temperatures,
+    load_model,
+    read_seen_rows,
+    read_tensors,
+    write_seen_rows,
+)
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.data import Example, row_fingerprints
 from magic_pyramid.drift import DriftMonitor
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.export import export_native, export_onnx
+from magic_pyramid.hub import MagicPyramidForSequenceClassification
 from magic_pyramid.report.card import with_calibration
 from magic_pyramid.tuning import certify_folder, tune
 
@@ -141,6 +148,9 @@ def test_a_speed_goes_alone_and_fits_the_texts(certified):
     with pytest.raises(InputError, match="there are 2 speeds for 1 texts; give one each"):
         classifier.predict(["film"], speed=["fastest", "certified"])
     assert classifier.predict([], speed="fastest").labels == []
+    assert classifier.predict([], speed=[]).labels == []
+    with pytest.raises(InputError, match="there are 1 speeds for 0 texts; give one each"):
+        classifier.predict([], speed=["fastest"])
 
 
 def test_thresholds_of_their_own_are_stored_and_run(folder, source):
@@ -179,6 +189,30 @@ def test_an_export_for_the_native_engine_is_certified_with_its_own_weights(sourc
     assert (found.provenance["engine"], found.provenance["precision"]) == ("native", "int8")
     opened = Classifier.from_pretrained(tmp_path / "native")
     assert opened.setting() == found.speed("certified").setting(opened.config)
+
+
+def test_a_second_calibration_undoes_the_temperatures_of_the_first(folder, source):
+    """They were fitted to labels of rows that the second may test."""
+    name = "exit_heads.0.output.weight"
+    plain = read_tensors(folder / "model.safetensors")[name]
+    for seed in (0, 1):
+        found = certify_folder(folder, source[1], goal=Goal(value=30.0, seed=seed))
+        folded = read_tensors(folder / "model.safetensors")[name]
+        torch.testing.assert_close(folded * found.temperatures["0"], plain)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+def test_weights_that_are_stored_otherwise_carry_no_certificate(storage, certified, tmp_path):
+    Classifier.from_pretrained(certified[0]).save_pretrained(tmp_path / "copy", storage=storage)
+    kept = stored_certificate(Classifier.from_pretrained(tmp_path / "copy").info)
+    assert (kept is not None) == (storage == "fp32")
+
+
+def test_a_model_that_another_library_may_have_trained_carries_no_certificate(certified, tmp_path):
+    MagicPyramidForSequenceClassification.from_pretrained(certified[0]).save_pretrained(tmp_path / "copy")
+    found = load_model(tmp_path / "copy").info
+    assert found["calibration"]["kind"] == "certified"
+    assert stored_certificate(found) is None
 
 
 def test_a_monitor_knows_the_traffic_of_the_calibration(certified, source):

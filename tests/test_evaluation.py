@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tiny
+from magic_pyramid.config import ExitConfig, PruneConfig
 from magic_pyramid.cost import CostModel
 from magic_pyramid.engine.interface import DENSE, EngineOutput, Setting, flops_of
 from magic_pyramid.engine.torch_engine import TorchEngine
@@ -194,6 +195,21 @@ def test_the_row_names_its_setting(scripted):
         TorchEngine(tiny.build(tiny.PLAIN)), tiny.PLAIN, tiny.encoded(4), [0], setting=BOTH, repeats=0
     )
     assert (plain["exit_threshold"], plain["prune_scale"]) == (None, 0.0)
+
+
+def test_a_student_is_compared_with_the_whole_encoder_whatever_is_said_layer_by_layer():
+    config = CONFIG.replace(
+        prune=PruneConfig(manual_thresholds=(0.1, 0.2, 0.3)),
+        exit=ExitConfig(threshold=(0.2, 0.4), layers=(0, 1), tested_layers=(0,)),
+    )
+    rows = compare(
+        ScriptedEngine(), config, encoded(), LABELS, settings={"ours": BOTH}, repeats=0, base_layers=6
+    )
+    whole = CostModel(
+        config.replace(backbone=config.backbone.replace(num_hidden_layers=6), prune=None, exit=None)
+    )
+    expected = whole.dense_flops(np.array(LENGTHS)).mean() / 1e9
+    assert rows["ours"]["flops_speedup_base"] == pytest.approx(expected / rows["ours"]["gflops"])
 
 
 @pytest.mark.parametrize(

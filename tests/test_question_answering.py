@@ -7,14 +7,18 @@ import pytest
 
 import qa
 import tiny
-from magic_pyramid import Classifier, InputError, QuestionAnswering
+from magic_pyramid import Classifier, InputError, QuestionAnswering, calibration
 from magic_pyramid.checkpoint import load_model, save_model, to_huggingface
-from magic_pyramid.config import ExitConfig, ModelConfig, SpanConfig
+from magic_pyramid.config import ExitConfig, ModelConfig, PruneConfig, SpanConfig
 from magic_pyramid.cost import CostModel
+from magic_pyramid.engine.interface import DENSE
+from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError
+from magic_pyramid.evaluation import BUCKETS
 from magic_pyramid.export import export_native, export_onnx, export_single_graph, native_engine
 from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.metrics import examples_of
+from magic_pyramid.reproduce.measure import Measured, Split
 from magic_pyramid.spans import f1_score
 from magic_pyramid.tokenization import TextEncoder
 
@@ -107,6 +111,31 @@ def test_evaluation_judges_questions_and_charges_all_windows(max_length):
     assert row["flops_speedup"] > 1
     buckets = row["by_length"].values()
     assert sum(bucket["num_examples"] for bucket in buckets) == 4
+
+
+def test_a_calibration_takes_questions_with_all_their_windows(monkeypatch):
+    rows = label_rows(TextEncoder(tiny.tokenizer()), qa.EXAMPLES, qa.CONFIG.replace(max_length=16))
+    config = qa.CONFIG.replace(max_length=16, prune=PruneConfig())
+    monkeypatch.setattr(calibration, "MAX_ROWS", 2)
+    engine = TorchEngine(tiny.build(config))
+    found = calibration.calibrate(engine, config, rows.encoded, rows.labels, max_drop=100.0)
+    first_and_last = [label for label in rows.labels if label.question in (0, len(qa.EXAMPLES) - 1)]
+    assert found.num_examples == len(first_and_last) > 2
+
+
+def test_a_suite_judges_questions_and_charges_all_windows():
+    config = qa.CONFIG.replace(max_length=16)
+    model = Classifier(qa.build(config), TextEncoder(tiny.tokenizer()))
+    split = Split.of(model, qa.EXAMPLES, teacher=config)
+    row = model.evaluate(qa.EXAMPLES, repeats=0)
+    assert len(split.lengths) == len(split.dense_flops) == len(qa.EXAMPLES) < len(split.encoded)
+    assert split.dense_flops.mean() / 1e9 == pytest.approx(row["dense_gflops"])
+    found = Measured(model, split).row(DENSE, BUCKETS)
+    assert found["num_examples"] == len(qa.EXAMPLES)
+    assert found["gflops"] == pytest.approx(row["dense_gflops"])
+    assert found["quality"] == pytest.approx(row["dense_accuracy"])
+    by_length = {name: part["num_examples"] for name, part in found["by_length"].items()}
+    assert by_length == {name: part["num_examples"] for name, part in row["by_length"].items()}
 
 
 def test_windows_know_their_questions():

@@ -94,6 +94,14 @@ def test_without_times_there_is_no_table_of_times(found):
     assert len(tables.comparison(Results(results.suite, rows), 0.5)) == 2
 
 
+def test_a_table_says_how_long_each_method_trained_and_what_it_was_told(found):
+    row = cells(tables.training_table(found[0]), "ltp")
+    assert row == {
+        "method": "ltp", "finetune": "3", "hard_prune": "0.5", "teacher in the later loss": "50.0 %",
+        "speed-up asked for": "2x",
+    }  # fmt: skip
+
+
 def test_table_3_has_the_papers_numbers_beside_ours(found):
     ours = cells(tables.main_table(found[0]), "magic_pyramid")
     assert re.fullmatch(r"\d+\.\d ± \d\.\d / 0\.656 \(3\.05x\)", ours["MRPC: accuracy % / GFLOPs (x)"])

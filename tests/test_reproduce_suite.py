@@ -71,6 +71,9 @@ def test_a_misspelt_key_is_named_before_what_is_missing():
         ({"defaults": {"recipe": "papr"}}, "unknown recipe 'papr'; did you mean 'paper'?"),
         ({"thresholds": [2]}, "suite.thresholds is 2.0; it must lie in [0.0, 1.0]"),
         ({"max_drops": [-1]}, "suite.max_drops is -1.0; it must lie in [0.0, 100.0]"),
+        ({"max_drops": []}, "max_drops is empty; give at least one number of points"),
+        ({"defaults": {"set": {"train.seed": 1}}}, "set names 'train.seed'; say the suite's seeds instead"),
+        ({"datasets": [{**DATASET, "set": {"train.epochs": {}}}]}, "set names 'train.epochs'; say epochs ins"),
         ({"timing": {"threads": 0}}, "timing.threads is 0; it must lie in [1,"),
         ({"teacher": "brt"}, "teacher is 'brt'; did you mean 'bert'?"),
         ({"teacher": "ltp"}, "teacher is 'ltp', which prunes, exits or keeps few layers; name a dense"),
@@ -122,6 +125,7 @@ def test_the_nearest_word_counts():
     both = settings(methods=[method], datasets=[dataset])
     assert both.config.epochs == {"finetune": 1, "soft_prune": 3, "hard_prune": 4, "distill_exits": 1}
     assert both.config.warmup == 0.4
+    assert settings(methods=[{**method, "set": {"model.max_length": 9}}]).model_changes["max_length"] == 9
     assert both.config.seed == 5
     assert both.model_changes["max_length"] == 24
     assert settings(methods=["ltp"], datasets=[dataset]).config.warmup == 0.3

@@ -10,7 +10,7 @@ from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel
 from magic_pyramid.engine.interface import AllAnswers, AsksAllHeads, Setting
 from magic_pyramid.errors import ConfigError
-from magic_pyramid.metrics import Label, quality
+from magic_pyramid.metrics import Label, examples_of, quality
 from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.sweep import PRUNE_SCALES, exit_statistics, simulate, thresholds_of
 from magic_pyramid.tokenization import EncodedTexts
@@ -72,7 +72,11 @@ def calibrate(
     """
     if not 0.0 <= max_drop <= 100.0:
         raise ConfigError(f"max_drop is {max_drop!r} points; it must lie in [0, 100]")
-    rows = np.linspace(0, len(encoded) - 1, min(len(encoded), MAX_ROWS)).round().astype(int).tolist()
+    # A question counts with all its windows.
+    example = examples_of(labels)
+    count = int(example.max()) + 1
+    chosen = np.linspace(0, count - 1, min(count, MAX_ROWS)).round().astype(int)
+    rows = np.flatnonzero(np.isin(example, chosen)).tolist()
     encoded, labels = encoded.select(rows), [labels[row] for row in rows]
     dense = engine.answer_all_heads(encoded, scale=0.0)
     last = config.backbone.num_hidden_layers - 1

@@ -271,6 +271,10 @@ class Classifier(Predictor):
             readme=readme,
             storage=storage,  # type: ignore[arg-type]
         )
+        self.carry_seen_rows(folder)
+
+    def carry_seen_rows(self, folder: str | Path) -> None:
+        """Take along which rows trained the model, where its folder says so: no promise may rest on them."""
         carry_seen_rows(self._folder, Path(folder))
 
     def to_huggingface(self, folder: str | Path) -> None:

@@ -10,14 +10,15 @@ from jaxtyping import Int, Int64
 
 from magic_pyramid.certify.certificate import Speed, stored_speed
 from magic_pyramid.certify.flow import kept_bins
-from magic_pyramid.classifier import Classifier
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.predictions import Predictions
+from magic_pyramid.predictor import Predictor
 
 _TESTS = 2
 """Tests of one window; each gets its share of the false-alarm rate (Bonferroni)."""
 _DRAWS_PER_ALARM = 20
 """Random windows drawn until so many of them are expected to look as bad as an alarm."""
+_DRAWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class DriftMonitor:
     @classmethod
     def of(
         cls,
-        classifier: Classifier,
+        classifier: Predictor,
         *,
         speed: str = "certified",
         window: int = 500,
@@ -125,9 +126,12 @@ def two_sample_p_value(
 ) -> float:
     """Of two samples from one distribution, by the share of random divisions of both that differ as much."""
     total = one + other
-    divided = random.multivariate_hypergeometric(total, int(other.sum()), size=draws)
     seen = _difference(other[None, :], total)[0]
-    as_bad = int((_difference(divided, total) >= seen - 1e-9).sum())
+    as_bad = 0
+    for begin in range(0, draws, _DRAWS_AT_ONCE):
+        count = min(_DRAWS_AT_ONCE, draws - begin)
+        divided = random.multivariate_hypergeometric(total, int(other.sum()), size=count)
+        as_bad += int((_difference(divided, total) >= seen - 1e-9).sum())
     return (1 + as_bad) / (1 + draws)
 
 

@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.cost import CostModel, flops_speedup
 from magic_pyramid.engine.interface import DENSE, Engine, EngineOutput, Setting, flops_of, layers_tested
+from magic_pyramid.engine.threads import threads_of
 from magic_pyramid.metrics import METRIC_NAMES, Label, examples_of, further_metrics, quality
 from magic_pyramid.tokenization import EncodedTexts
 
@@ -83,7 +83,7 @@ def compare(
             "prune_scale": setting.prune_scale if config.prune else 0.0,
             "engine": engine.name,
             "batch_size": batch_size,
-            "threads": torch.get_num_threads(),
+            "threads": threads_of(engine.name),
         }
     return rows
 
@@ -128,11 +128,14 @@ class _Receipts:
 
     def whole_encoder(self, num_layers: int) -> dict[str, Any]:
         """Against a dense model of so many layers and the same width."""
-        backbone = self.config.backbone.replace(num_hidden_layers=num_layers)
-        whole = CostModel(self.config.replace(backbone=backbone))
+        backbone, exits = self.config.backbone.replace(num_hidden_layers=num_layers), self.config.exit
+        # What is said layer by layer fits the student's layers only; a final head may have the exits' size.
+        of_any_depth = exits and exits.replace(layers=None, threshold=None, tested_layers=None)
+        whole = CostModel(self.config.replace(backbone=backbone, prune=None, exit=of_any_depth))
+        dense_flops = self._by_example(whole.dense_flops(self.ours.num_tokens[:, 0]))
         return {
             "base_layers": num_layers,
-            "flops_speedup_base": flops_speedup(whole.dense_flops(self.ours.num_tokens[:, 0]), self.flops),
+            "flops_speedup_base": flops_speedup(dense_flops, self.flops),
         }
 
     def padded_speedup(self) -> float:
@@ -180,10 +183,8 @@ def wall_clock(
     """
     if not repeats:
         return {name: {"wall_clock_speedup": None, "timed_examples": 0, "repeats": 0} for name in settings}
-    by_length = np.argsort(np.asarray(encoded.lengths), kind="stable")
-    count = min(len(by_length), rows)
-    even = np.linspace(0, len(by_length) - 1, count).round().astype(int)
-    sample = encoded.select(by_length[even].tolist())
+    sample = encoded.over_lengths(rows)
+    count = len(sample)
     dense = ("dense" if baseline else "ours", DENSE)
     turns = list(dict.fromkeys([dense, *(("ours", setting) for setting in settings.values())]))
     engines = {"dense": baseline or engine, "ours": engine}

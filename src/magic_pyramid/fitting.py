@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from magic_pyramid.calibration import MAX_ROWS
 from magic_pyramid.checkpoint import load_model, read_seen_rows, with_config, write_seen_rows
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import STAGE_NAMES, ModelConfig, SpanConfig, TrainConfig
@@ -121,7 +123,8 @@ def fit(
         loaded.model.config, encoder, data, preset=preset, config=config, model_changes=model_changes
     )
     config = plan.train
-    started = datetime.now(UTC)
+    # A checkout may move on while a model trains.
+    started, source = datetime.now(UTC), commit()
     reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
     _check_teacher(config, reconfigured.fresh)
     new = reconfigured.model
@@ -139,6 +142,7 @@ def fit(
         "preset": preset,
         "base_model": Path(model).name,
         "date": started.strftime("%Y-%m-%d"),
+        "commit": source,
         **_provenance(data, config, report),
     }
     classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
@@ -168,7 +172,6 @@ def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) ->
         "fingerprints": {
             name: data.fingerprint(name) for name in ("train", "validation") if data.splits.get(name)
         },
-        "commit": commit(),
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "dtype": config.precision,
@@ -195,7 +198,9 @@ def _finish(
         if classifier.config.exit or (classifier.config.prune and config.target_speedup is None):
             classifier.calibrate(validation, max_drop=config.max_drop)
             classifier.info["calibration"]["split"] = "held out of train" if data.held_out else "validation"
-        rows = [{"setting": "validation", **classifier.evaluate(validation[:1000], repeats=0)}]
+        # At even distances: a file may be sorted by label.
+        measured = validation[:: -(-len(validation) // MAX_ROWS)]
+        rows = [{"setting": "validation", **classifier.evaluate(measured, repeats=0)}]
     provenance = classifier.info["provenance"]
     content = CardContent(
         name=output.name,
@@ -304,9 +309,7 @@ def _enough_steps(config: TrainConfig, lengths: Int64[np.ndarray, " rows"]) -> T
 
 def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
     kept = stage["kept"] or {}
-    numbers = {
-        key: kept[key] for key in ("accuracy", "quality", "loss", "gflops", "kept_tokens") if key in kept
-    }
+    numbers = {key: kept[key] for key in ("quality", "loss", "gflops", "kept_tokens") if key in kept}
     return {
         "stage": stage["name"],
         "steps": stage["num_steps"],
@@ -316,9 +319,12 @@ def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Processor and system, for provenance."""
+    """Processor, accelerator and system, for provenance."""
     names = [line for line in _cpu_info() if line]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {platform.system()}"
+    parts = [names[0] if names else platform.processor() or platform.machine()]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, platform.system()])
 
 
 def _cpu_info() -> list[str]:
@@ -329,16 +335,20 @@ def _cpu_info() -> list[str]:
     return [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
 
 
+@cache
 def commit() -> str | None:
-    """Commit of the source tree this library runs from; None when it is installed."""
-    folder = Path(__file__).parent
+    """Commit of the source tree this runs from, when it was first asked; None where it is installed."""
+    # Installed, the library may lie in the folder of another project, whose commit is not meant.
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=12")
+
+
+def _git(*words: str) -> str | None:
+    """What git says about this folder; None where it fails."""
     try:
         found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -178,9 +178,13 @@ def _chunks(rows: Iterable[Row], chunk_rows: int) -> Iterator[list[Row]]:
 
 
 def _with_speed_checked(row: Row, field: str | None) -> Row:
-    """A row whose speed has no such name is bad."""
-    name = None if field is None else row.raw.get(field)
-    if not name or name in SPEEDS or row.example is None:
+    """A row that does not have the field is bad, and one whose speed has no such name; it may be empty."""
+    if field is None or row.example is None:
+        return row
+    if field not in row.raw:
+        return replace(row, example=None, error=f"there is no {field!r}; {nearest(field, map(str, row.raw))}")
+    name = row.raw[field]
+    if not name or name in SPEEDS:
         return row
     return replace(row, example=None, error=f"{field} is {name!r}; {nearest(str(name), SPEEDS)}")
 

@@ -137,15 +137,15 @@ class Predictor:
         if isinstance(texts, str):
             raise InputError("predict got one string; it wants a list of texts: predict([text])")
         encoded = self.encode(list(texts))
-        speeds = [speed] * max(len(encoded), 1) if speed is None or isinstance(speed, str) else list(speed)
-        if len(encoded) and len(speeds) != len(encoded):
+        speeds = [speed] * len(encoded) if speed is None or isinstance(speed, str) else list(speed)
+        if len(speeds) != len(encoded):
             raise InputError(f"there are {len(speeds)} speeds for {len(encoded)} texts; give one each")
         parts: list[tuple[list[int], Predictions]] = []
-        for name in dict.fromkeys(speeds):
+        for name in dict.fromkeys(speeds or [None]):
             setting = self.setting(
                 exit_threshold=exit_threshold, prune_scale=prune_scale, exit_layers=exit_layers, speed=name
             )
-            rows = [row for row, own in enumerate(speeds[: len(encoded)]) if own == name]
+            rows = [row for row, own in enumerate(speeds) if own == name]
             output = self.engine.run(encoded.select(rows), setting=setting, batch_size=batch_size)
             parts.append((rows, predictions_of(self.config, output, setting)))
         return joined_predictions(parts)

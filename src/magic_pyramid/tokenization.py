@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, cast
 
+import numpy as np
+
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.saved_tokenizer import SavedTokenizer, complete_config
 from magic_pyramid.spans import Window
@@ -56,6 +58,17 @@ class EncodedTexts:
         """The texts at these places, in this order."""
         rows = list(indices)
         return EncodedTexts([self.token_ids[row] for row in rows], [self.token_type_ids[row] for row in rows])
+
+    def over_lengths(self, count: int) -> "EncodedTexts":
+        """At most so many of the texts, at even distances over the lengths, shortest first."""
+        return self.select(places_over_lengths(self.lengths, count))
+
+
+def places_over_lengths(lengths: Sequence[int], count: int) -> list[int]:
+    """At most so many places, at even distances over the sorted lengths."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [int(place) for place in order[places]]
 
 
 class TextEncoder:

@@ -24,7 +24,8 @@ def trace_text(
     output = TorchEngine(model).run(encoded, setting=setting)
     answer = predictions_of(config, output, setting)
     exit_layer = int(output.exit_layer[0])
-    state = model.begin(pack_sequences(encoded.token_ids, token_type_ids=encoded.token_type_ids))
+    batch = pack_sequences(encoded.token_ids, token_type_ids=encoded.token_type_ids)
+    state = model.begin(batch.to(model.embeddings.token.weight.device))
     layers = []
     for layer in range(exit_layer + 1):
         after = model.remove_tokens(state, layer, scale=setting.prune_scale)
@@ -72,7 +73,7 @@ def _layer(
         uncertainty=unsure,
         probabilities=None
         if logits is None
-        else [float(p) for p in probabilities(logits.float().numpy(), model.config.problem_type)[0]],
+        else [float(p) for p in probabilities(logits.float().cpu().numpy(), model.config.problem_type)[0]],
         attention=weights.probs[0][0].mean(0).tolist() if with_attention else None,
     )
 

@@ -63,6 +63,7 @@ def test_a_folder_is_calibrated_shown_and_used(run, model, data, tmp_path):
     assert row["sweep"]["named"]["fastest"]["flops_speedup"] == pytest.approx(row["flops_speedup"])
 
     rows = [{"text": "a lovely film", "pace": pace} for pace in ("certified", "fastest", "", "fats")]
+    rows.append({"text": "a lovely film", "paces": "fastest"})
     source, target = write_rows(tmp_path / "new.jsonl", rows), tmp_path / "answers.jsonl"
     code, _, err = run("predict", model, "--input", source, "--output", target, "--speed-column", "pace")
     answers = read_rows(target)
@@ -70,6 +71,7 @@ def test_a_folder_is_calibrated_shown_and_used(run, model, data, tmp_path):
     assert answers[0]["exit_layer"] == answers[2]["exit_layer"]
     assert answers[1]["gflops"] <= answers[0]["gflops"]
     assert answers[3]["error"].startswith("line 4: pace is 'fats'; did you mean 'fastest'?")
+    assert answers[4]["error"].startswith("line 5: there is no 'pace'; did you mean 'paces'?")
 
 
 def test_texts_without_labels_certify_an_agreement(run, model, data, tmp_path):
@@ -105,9 +107,12 @@ def test_knobs_and_speeds_do_not_go_together(run, model):
     code, _, err = run("predict", model, "film", "--speed", "fastest", "--prune-scale", "1")
     assert code == 2
     assert "--speed sets exit threshold and prune scale; give it, or" in err
-    code, _, err = run("predict", model, "film", "--speed", "fastest", "--speed-column", "pace")
+    code, _, err = run("predict", model, "--input", "x.csv", "--speed", "fastest", "--speed-column", "pace")
     assert code == 2
     assert "--speed-column names the speed of each row" in err
+    code, _, err = run("predict", model, "film", "--speed-column", "pace")
+    assert code == 2
+    assert "texts have none: give --input, or --speed" in err
 
 
 def test_labels_that_the_model_does_not_know_are_named(run, model, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from magic_pyramid.engine.scheduler import plan_batches
-from magic_pyramid.tokenization import EncodedTexts, Text
+from magic_pyramid.tokenization import EncodedTexts, Text, places_over_lengths
 
 SWEEP_TOKENS = 1024
 """Tokens of one length of the sweep, spread over 2 to 32 sequences."""
@@ -41,9 +41,7 @@ class BenchTexts:
 
     def sample(self, count: int) -> Self:
         """At most so many texts, at even distances over the lengths."""
-        order = np.argsort(np.asarray(self.encoded.lengths), kind="stable")
-        places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-        return self.select(order[places].tolist())
+        return self.select(places_over_lengths(self.encoded.lengths, count))
 
     def batches(self, batch_size: int) -> list[list[int]]:
         """Places of the texts of each batch, sorted by length: the same for every contender that pads."""

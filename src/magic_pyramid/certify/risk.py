@@ -54,7 +54,10 @@ def disagreement_p_value(lost: int, won: int, rows: int, limit: float) -> float:
 
 def upper_bound(risk: Risk, lost: int, won: int, rows: int, *, confidence: float) -> float:
     """The smallest limit that is certified at this confidence, to 1e-5; the risk of everything is 1."""
-    low, high = 0.0, 1.0
+    low, high = 0.0, min(1.0, max(2 * (lost - won), 1) / rows)
+    # A limit far above what was lost is dear to test.
+    while high < 1.0 and risk(lost, won, rows, high) > 1.0 - confidence:
+        low, high = high, min(1.0, 2 * high)
     while high - low > 1e-5:
         middle = (low + high) / 2
         if risk(lost, won, rows, middle) <= 1.0 - confidence:

@@ -1,13 +1,11 @@
 """`magic-pyramid bench`: every engine on the same weights, texts and threads, measured in turns."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from magic_pyramid.cli.evaluate import load_for
-from magic_pyramid.cli.explain import check_target
 from magic_pyramid.cli.options import (
     DEMO,
     JsonOption,
@@ -19,7 +17,7 @@ from magic_pyramid.cli.options import (
     columns_of,
     read_pairs,
 )
-from magic_pyramid.cli.output import plain, print_json, say, show
+from magic_pyramid.cli.output import check_target, plain, print_json, say, show, typed
 from magic_pyramid.data import Columns, Example
 from magic_pyramid.errors import ConfigError, InputError
 
@@ -108,9 +106,7 @@ def bench(
         examples = subset(examples, rows=max_rows, seed=seed)
     say(f"{len(examples):,} texts")
     result = run_bench(classifier, examples, options=options, say=say)
-    # Published with the numbers, so without folders that only this machine has.
-    words = [Path(word).name if Path(word).is_absolute() else word for word in context.obj["argv"]]
-    command = shlex.join(["magic-pyramid", *words])
+    command = typed(context.obj["argv"])
     result["provenance"] = {"command": command, "model": model, "data": data or DEMO, **result["provenance"]}
     result = plain(result)
     if as_json:

@@ -1,6 +1,6 @@
 """`magic-pyramid calibrate`: a speed setting with a guarantee, from held-out texts."""
 
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,7 +20,7 @@ from magic_pyramid.cli.options import (
     columns_of,
     read_pairs,
 )
-from magic_pyramid.cli.output import print_json, say, show
+from magic_pyramid.cli.output import print_json, say, show, typed
 from magic_pyramid.data import Columns, Example, iter_rows
 from magic_pyramid.errors import ConfigError, InputError
 
@@ -108,14 +108,12 @@ def calibrate(
     if threads is not None:
         use_threads(threads)
     if unlabelled and Path(data).is_file():
-        name, examples = Path(data).name, texts_of(data, columns)
+        name, examples = Path(data).name, texts_of(data, columns, where=conditions)
     else:
         config = Classifier.from_pretrained(model).config
         labelled = load_for(config, data, model=model, split=split, columns=columns, where=conditions)
         ((found, examples), *_), name = labelled.splits.items(), labelled.name
         name = name if Path(data).is_file() else f"{name}, {found}"
-    # Kept in the folder, so without folders that only this machine has.
-    words = [Path(word).name if Path(word).is_absolute() else word for word in context.obj["argv"]]
     certificate = tuning.certify_folder(
         model,
         examples,
@@ -125,7 +123,7 @@ def calibrate(
         provenance={
             "data": name,
             "fingerprint": fingerprint_of(examples),
-            "command": shlex.join(["magic-pyramid", *words]),
+            "command": typed(context.obj["argv"]),
         },
         say=say,
     )
@@ -151,17 +149,22 @@ def goal_of(values: dict[str, float | None], **options: Any) -> "Goal":
     return Goal(kind=kind, value=value, **options)  # type: ignore[arg-type]
 
 
-def texts_of(data: str, columns: Columns) -> list[Example]:
-    """The texts of a file without labels.
+def texts_of(data: str, columns: Columns, *, where: Mapping[str, str]) -> list[Example]:
+    """The texts of a file without labels, of rows whose columns have the values.
 
     Raises:
-        InputError: a row is bad.
+        InputError: a row is bad, or none is left.
     """
     examples = []
     for row in iter_rows(data, columns=columns):
+        if any(str(row.raw.get(column)) != value for column, value in where.items()):
+            continue
         if row.example is None:
             raise InputError(f"{data}, line {row.line}: {row.error}")
         examples.append(row.example)
+    if not examples:
+        asked = ", ".join(f"{column}={value}" for column, value in where.items()) or "a text"
+        raise InputError(f"{data}: no row has {asked}")
     return examples
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.text import Text
 
-from magic_pyramid.cli.explain import check_target, draw_files
+from magic_pyramid.cli.explain import draw_files
 from magic_pyramid.cli.options import DEMO, JsonOption, ThreadsOption
-from magic_pyramid.cli.output import print_json, say, show
+from magic_pyramid.cli.output import check_target, print_json, say, show
 from magic_pyramid.data import Example
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from magic_pyramid.cli.options import (
     read_batch_size,
     read_pairs,
 )
-from magic_pyramid.cli.output import print_json, say, show
+from magic_pyramid.cli.output import check_target, print_json, say, show
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Columns, LabelledData, load_data
 from magic_pyramid.errors import InputError
@@ -76,11 +76,15 @@ def evaluate(
     given = knobs(exit_threshold, prune_scale, speed)
     size, conditions = read_batch_size(batch_size), read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
+    check_target(picture, suffixes=(".png", ".svg"))
     from magic_pyramid.classifier import Classifier, use_threads
 
     if threads is not None:
         use_threads(threads)
     classifier = Classifier.from_pretrained(model, device=choose_device(device))
+    if picture is not None:
+        # An engine that cannot draw the curve says so before anything is measured.
+        _ = classifier.all_heads_engine
     labelled = load_for(
         classifier.config,
         data,
@@ -95,7 +99,7 @@ def evaluate(
     if max_rows is not None:
         from magic_pyramid.data.sampling import subset
 
-        examples = subset(examples, rows=max(max_rows, 1), seed=0)
+        examples = subset(examples, rows=max_rows, seed=0)
     say(f"{labelled.name}, {found}: {len(examples):,} texts")
     row = {
         "model": model,

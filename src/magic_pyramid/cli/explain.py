@@ -13,8 +13,8 @@ from magic_pyramid.cli.options import (
     ThresholdOption,
     knobs,
 )
-from magic_pyramid.cli.output import print_json, say, show
-from magic_pyramid.errors import ConfigError, InputError
+from magic_pyramid.cli.output import check_target, print_json, say, show
+from magic_pyramid.errors import InputError
 
 EXAMPLES = (
     'magic-pyramid explain demo "A quiet, lovely film."',
@@ -82,10 +82,3 @@ def draw_files(trace: Any, *, png: Path | None, html: Path | None) -> None:
 
         html.write_text(pyramid_page(trace), encoding="utf-8")
         say(f"page: {html}")
-
-
-def check_target(path: Path | None) -> None:
-    """Raise ConfigError when a file cannot be written because its folder does not exist."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        problem = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-        raise ConfigError(f"{path} {problem}; name a file in a folder that exists")

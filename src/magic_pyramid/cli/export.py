@@ -68,7 +68,7 @@ def export(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model for ONNX Runtime: pruning, exits and the speed knob stay as they are.
+    """Write a model for the native engine or ONNX Runtime: pruning, exits and the speed knob stay.
 
     The folder is run and compared with the model first: on random inputs, and on --data if it is given.
     """
@@ -98,6 +98,7 @@ def export(
     found: dict[str, Any] = {}
 
     def accept(folder: Path) -> None:
+        classifier.carry_seen_rows(folder)
         found.update(
             accept_export(
                 classifier.model,

@@ -219,6 +219,8 @@ def plan_job(
         if sys.stdin.isatty():
             raise ConfigError("nothing to answer; give texts, --input FILE, or rows on standard input")
         source = STANDARD
+    if texts and speed_column is not None:
+        raise ConfigError("--speed-column names a column of rows; texts have none: give --input, or --speed")
     if text_pair is not None and len(texts) != 1:
         raise ConfigError(f"--text-pair goes with one text; {len(texts)} were given; use --input for pairs")
     if resume and (target is None or source is None):

@@ -1,6 +1,5 @@
 """`magic-pyramid reproduce`: a suite of datasets, methods and seeds, trained, measured and reported."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magic_pyramid.cli.options import JsonOption, ThreadsOption, read_pairs
-from magic_pyramid.cli.output import plain, print_json, say, show
+from magic_pyramid.cli.output import plain, print_json, say, show, typed
 from magic_pyramid.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -77,9 +76,7 @@ def reproduce(
     from magic_pyramid.reproduce import reproduce as run
     from magic_pyramid.training import show_progress
 
-    # Kept with the numbers, so without folders that only this machine has.
-    words = [Path(word).name if Path(word).is_absolute() else word for word in context.obj["argv"]]
-    command = shlex.join(["magic-pyramid", *words])
+    command = typed(context.obj["argv"])
     rows = run(prepared, command=command, say=say, progress=show_progress, times=not no_timing)
     if as_json:
         print_json(rows)

@@ -1,7 +1,6 @@
 """`magic-pyramid train`: from an encoder and labelled texts to a model folder."""
 
 import os
-import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +26,7 @@ from magic_pyramid.cli.options import (
     read_pairs,
     setting_doc,
 )
-from magic_pyramid.cli.output import print_json, say, show
+from magic_pyramid.cli.output import print_json, say, show, typed
 from magic_pyramid.data import LabelledData, load_data
 from magic_pyramid.errors import ConfigError
 from magic_pyramid.presets import PRESETS, RECIPES
@@ -168,7 +167,7 @@ def train(
             model_changes=settings.model_changes,
             resume=resume,
             on_event=on_event,
-            command=shlex.join(["magic-pyramid", *context.obj["argv"]]),
+            command=typed(context.obj["argv"]),
             device=chosen_device,
         )
     if is_main:
@@ -222,8 +221,6 @@ def print_report(report: dict[str, Any], *, as_json: bool) -> None:
         threshold = calibration["exit_threshold"]
         chosen = "none" if threshold is None else f"{threshold:g}"
         parts.append(Text(f"calibrated: exit threshold {chosen}, prune scale {calibration['prune_scale']:g}"))
-        if not calibration.get("meets_max_drop", True):
-            parts.append(Text("warning: even the safest setting loses more than train.max_drop allows"))
     parts.append(Text(f"saved: {report['output']}"))
     show(*parts)
 

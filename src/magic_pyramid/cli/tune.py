@@ -1,6 +1,5 @@
 """`magic-pyramid tune-engine`: ask only the exit heads that pay on this machine."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -19,7 +18,7 @@ from magic_pyramid.cli.options import (
     columns_of,
     read_pairs,
 )
-from magic_pyramid.cli.output import print_json, say, show
+from magic_pyramid.cli.output import print_json, say, show, typed
 from magic_pyramid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,15 +98,13 @@ def tune_engine(
         from magic_pyramid.data.sampling import subset
 
         examples = subset(rows, rows=max_rows, seed=0)
-    # Kept in the folder, so without folders that only this machine has.
-    words = [Path(word).name if Path(word).is_absolute() else word for word in context.obj["argv"]]
     found = tuning.tune(
         model,
         engine=cast("EngineName", engine),
         batch_size=batch_size,
         examples=examples,
         again=again,
-        command=shlex.join(["magic-pyramid", *words]),
+        command=typed(context.obj["argv"]),
         budget_s=seconds,
     ).to_dict()
     from magic_pyramid.certify.certificate import stored_certificate

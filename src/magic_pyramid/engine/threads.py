@@ -22,6 +22,16 @@ def preferred_threads() -> int | None:
     return _PREFERENCE.count
 
 
+def threads_of(engine_name: str) -> int:
+    """How many threads an engine of this name uses that was told no number."""
+    if engine_name == "torch":
+        # The other engines run without PyTorch.
+        import torch
+
+        return torch.get_num_threads()
+    return preferred_threads() or usable_cores()
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -29,10 +29,8 @@ def draw_pareto(results: Results, curves: Curves, path: Path) -> Path:
 
 def draw_latency(results: Results, path: Path) -> Path | None:
     """Quality over measured time; None where no time was measured."""
-    timed = [row for row in results.rows if row.get("latency_ms")]
-    if not timed:
+    if not any(row.get("latency_ms") for row in results.rows):
         return None
-    facts = timed[0]["provenance"]
     return _draw(
         results,
         lambda dataset, method: _latencies(results, dataset, method),
@@ -40,8 +38,7 @@ def draw_latency(results: Results, path: Path) -> Path | None:
         across=Axis(name="faster than the dense teacher", is_log=True, unit="x"),
         up=lambda dataset: _quality_axis(results, dataset),
         title="Quality and time",
-        subtitle=f"the named settings on test, batches of {facts['timed_batch_size']}, "
-        f"{facts['timed_threads']} thread(s), {facts['timed_machine']}; mean of seeds",
+        subtitle="the named settings on test; mean of seeds",
     )
 
 

@@ -71,7 +71,8 @@ def _sections(
     drop = max(results.suite.max_drops)
     return [
         Section(title="What was measured", words=[*filter(None, [results.suite.about]), HOW_TO_READ, THEIRS],
-                grids=[("Rows", tables.rows_table(results))]),
+                grids=[("Rows", tables.rows_table(results)),
+                       ("Epochs of training, by stage", tables.training_table(results))]),
         *(
             Section(title=f"Speed-up at most {points_of(value)} below the teacher",
                     grids=tables.comparison(results, value))
@@ -119,12 +120,14 @@ def _timing(results: Results) -> list[str]:
     timed = [row["provenance"] for row in results.rows if row.get("latency_ms")]
     if not timed:
         return []
-    against = ", ".join(dict.fromkeys(fact["timed_against"] for fact in timed))
-    fact = timed[0]
+
+    def all_of(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(fact[f"timed_{name}"]) for fact in timed))
+
     return [
-        f"Time: medians of {fact['timed_repeats']} runs of {results.suite.timing.rows} texts at even "
-        f"distances over their lengths, batches of {fact['timed_batch_size']}, {fact['timed_threads']} "
-        f"thread(s), {fact['timed_machine']}, commit {fact['timed_commit']}; against {against}."
+        f"Time: medians of {all_of('repeats')} runs of {all_of('rows')} texts at even distances over their "
+        f"lengths, batches of {all_of('batch_size')}, {all_of('threads')} thread(s), {all_of('machine')}, "
+        f"commit {all_of('commit')}; against {all_of('against')}."
     ]
 
 

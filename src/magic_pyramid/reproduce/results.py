@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from magic_pyramid.config import ModelConfig, TrainConfig
 from magic_pyramid.reproduce.measure import OWN_DENSE
-from magic_pyramid.reproduce.plan import Cell, cells_of
+from magic_pyramid.reproduce.plan import PLAN_FILE, Cell, cells_of
 from magic_pyramid.reproduce.suite import Suite
+from magic_pyramid.training.stages import stages_of
 from magic_pyramid.training.workspace import read_json
 
 MEASURED_FILE, TIMED_FILE = "measured.json", "timed.json"
@@ -49,11 +51,23 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
                 "seed": cell.seed,
                 "metric": measured["metric"],
                 "teacher_quality": dense["quality"],
+                "training": _training(read_json(cell.folder(output) / PLAN_FILE)),
                 **row,
                 **times["rows"].get(row["setting"], {}),
                 "provenance": {**measured["provenance"], **times["provenance"]},
             })  # fmt: skip
     return rows
+
+
+def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what decides a training, what a reader must know to compare methods."""
+    train = TrainConfig.from_dict(facts["train"])
+    stages = stages_of(ModelConfig.from_dict(facts["model"]), train)
+    return {
+        "epochs": {stage.name: stage.epochs for stage in stages},
+        "teacher_share": train.distill_weight if any(stage.distill_weight for stage in stages) else 0.0,
+        "target_speedup": train.target_speedup,
+    }
 
 
 def numbers(cell: Cell, output: Path, name: str) -> dict[str, Any] | None:

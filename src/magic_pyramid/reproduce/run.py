@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from filelock import FileLock, Timeout
 
 from magic_pyramid.checkpoint import load_model
@@ -16,6 +15,7 @@ from magic_pyramid.classifier import Classifier, EngineName, use_threads
 from magic_pyramid.config import STAGE_NAMES
 from magic_pyramid.data.loading import fingerprint_of
 from magic_pyramid.engine.interface import Setting
+from magic_pyramid.engine.threads import threads_of
 from magic_pyramid.evaluation import wall_clock
 from magic_pyramid.fitting import commit, fit, machine
 from magic_pyramid.labelled_rows import label_rows
@@ -145,6 +145,7 @@ class _Worker:
     ) -> None:
         self.prepared, self.suite, self.output = prepared, prepared.suite, prepared.output
         self.command, self.say, self.progress, self.times = command, say, progress, times
+        self.commit = commit()
 
     def complete(self, run: Run, *, waits: bool) -> bool:
         """Do what is missing of a run, its teacher's first; False where another process has it."""
@@ -231,9 +232,9 @@ class _Worker:
         )
         provenance = {
             "command": self.command,
-            "commit": commit(),
+            "commit": self.commit,
             "machine": machine(),
-            "threads": torch.get_num_threads(),
+            "threads": threads_of(found["engine"]),
             "dtype": "fp32",
             "engine": found["engine"],
             "backbone": Path(suite.backbone).name,
@@ -284,10 +285,11 @@ class _Worker:
             "timed_engine": ours.engine.name,
             "timed_against": f"{teacher.cell.method.name}, dense, in the engine {dense.engine.name}",
             "timed_machine": machine(),
-            "timed_threads": torch.get_num_threads(),
+            "timed_threads": threads_of(ours.engine.name),
             "timed_batch_size": timing.batch_size,
+            "timed_rows": timing.rows,
             "timed_repeats": timing.repeats,
-            "timed_commit": commit(),
+            "timed_commit": self.commit,
             "timed_date": _today(),
         }
         timed = {"key": key, "measured": measured["key"], "rows": times, "provenance": provenance}

@@ -178,6 +178,8 @@ class Suite(Config):
         _check_different("thresholds", self.thresholds)
         for value in self.thresholds:
             check_within("suite", "thresholds", value, 0.0, 1.0)
+        if not self.max_drops:
+            raise ConfigError("max_drops is empty; give at least one number of points")
         for value in self.max_drops:
             check_within("suite", "max_drops", value, 0.0, 100.0)
         if self.teacher not in (known := [*(method.name for method in self.methods), *PRESETS]):
@@ -222,7 +224,7 @@ class Suite(Config):
             recipe=method.recipe or recipe,
             values={key: _plain_value(value) for key, value in values.items()},
             epochs={**self.defaults.epochs, **dataset.epochs, **method.epochs},
-            max_length=dataset.max_length or self.max_length,
+            max_length=None if "model.max_length" in values else dataset.max_length or self.max_length,
             train_options={"seed": seed, "target_speedup": method.target_speedup},
         )
 
@@ -297,12 +299,23 @@ def check_name(name: str) -> None:
         )
 
 
+_SAID_ELSEWHERE = {
+    "train.epochs": "epochs",
+    "train.seed": "the suite's seeds",
+    "train.validation_share": "a dataset's validation_rows",
+}
+"""Settings of a training that a suite says in its own words."""
+
+
 def check_training(recipe: str | None, epochs: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Raise ConfigError for an unknown recipe or stage, or what is no mapping."""
     check_mapping("epochs", epochs)
     check_mapping("set", values)
     if recipe is not None:
         find_recipe(recipe)
+    for name, instead in _SAID_ELSEWHERE.items():
+        if name in values:
+            raise ConfigError(f"set names {name!r}; say {instead} instead")
     for stage, count in epochs.items():
         if stage not in STAGE_NAMES:
             raise ConfigError(f"epochs names the stage {stage!r}; {nearest(str(stage), STAGE_NAMES)}")

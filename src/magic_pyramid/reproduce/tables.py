@@ -5,6 +5,7 @@ from math import exp, log
 from statistics import mean
 from typing import Any
 
+from magic_pyramid.config import STAGE_NAMES
 from magic_pyramid.report.sections import Grid
 from magic_pyramid.reproduce.measure import OWN_DENSE, within
 from magic_pyramid.reproduce.published import PRINTED_LENGTHS, Printed, is_same_dataset, printed_for
@@ -265,6 +266,20 @@ def rows_table(results: Results) -> Grid:
     ]
     headings = ["dataset", "train rows", "validation rows", "test rows", "quality", "commonest label"]
     return Grid(headings=headings, rows=rows)
+
+
+def training_table(results: Results) -> Grid:
+    """Epochs of each method by stage, and what it is told beyond the labels; on the first dataset it has."""
+    of_method = {row["method"]: row["training"] for row in reversed(results.rows)}
+    stages = [name for name in STAGE_NAMES if any(name in facts["epochs"] for facts in of_method.values())]
+    rows = []
+    for method in results.methods:
+        if method in of_method:
+            facts = of_method[method]
+            epochs = [f"{facts['epochs'][name]:g}" if name in facts["epochs"] else MISSING for name in stages]
+            asked = MISSING if facts["target_speedup"] is None else f"{facts['target_speedup']:g}x"
+            rows.append([method, *epochs, _percent(facts["teacher_share"] or None), asked])
+    return Grid(headings=["method", *stages, "teacher in the later loss", "speed-up asked for"], rows=rows)
 
 
 def _percent(share: float | None) -> str:

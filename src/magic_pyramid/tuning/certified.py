@@ -19,7 +19,7 @@ from magic_pyramid.certify import (
     outcomes_of,
     wanted_answers,
 )
-from magic_pyramid.certify.certificate import INFO_KEY, setting_of
+from magic_pyramid.certify.certificate import INFO_KEY, setting_of, stored_certificate
 from magic_pyramid.certify.certificate import asked_thresholds as asked
 from magic_pyramid.certify.frontier import Candidate
 from magic_pyramid.certify.search import check_rows, halves
@@ -84,6 +84,8 @@ def certify_folder(
     search, _ = halves(len(examples), goal.seed)
     temperatures: dict[int, float] = {}
     if exported_for(path) is None:
+        # An earlier calibration's were fitted to rows that this one may test.
+        fold_temperatures(classifier.model, _undone(classifier.info))
         stored = default_setting(config).prune_scale
         answers = classifier.all_heads_engine.answer_all_heads(encoded.select(search.tolist()), scale=stored)
         temperatures = _temperatures(config, answers, [labels[row] for row in search] if labels else None)
@@ -105,7 +107,7 @@ def certify_folder(
         },
         dense_right,
         goal,
-        latency=_latency(classifier, encoded.select(search.tolist()[:TIMED_TEXTS])),
+        latency=_latency(classifier, encoded.select(search.tolist()).over_lengths(TIMED_TEXTS)),
     ).replace(
         temperatures={str(layer): value for layer, value in temperatures.items()},
         provenance={
@@ -193,6 +195,14 @@ def _temperatures(
     return fit_temperatures(exits, answers_of(answers.logits[last], config.problem_type), config.problem_type)
 
 
+def _undone(info: Mapping[str, Any]) -> dict[int, float]:
+    """Temperatures that take back those of the folder's certificate."""
+    certificate = stored_certificate(info)
+    return (
+        {int(layer): 1.0 / value for layer, value in certificate.temperatures.items()} if certificate else {}
+    )
+
+
 def _latency(classifier: Classifier, texts: EncodedTexts) -> Callable[[Candidate], float]:
     def measure(candidate: Candidate) -> float:
         config = classifier.config
@@ -239,7 +249,8 @@ def _write(
 
     def also(staging: Path) -> None:
         if temperatures:
-            tensors = fold_stored(config, read_tensors(folder / WEIGHTS_FILE), temperatures)
+            tensors = fold_stored(config, read_tensors(folder / WEIGHTS_FILE), _undone(classifier.info))
+            tensors = fold_stored(config, tensors, temperatures)
             save_file(tensors, staging / WEIGHTS_FILE, {"format": "pt"})
         if (folder / "README.md").is_file():
             card = (folder / "README.md").read_text(encoding="utf-8")

@@ -7,14 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from magic_pyramid.classifier import Classifier, EngineName
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
 from magic_pyramid.engine.exported import exported_for
 from magic_pyramid.engine.interface import Engine, Setting, default_setting
 from magic_pyramid.engine.single_engine import SingleGraphEngine
+from magic_pyramid.engine.threads import threads_of
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.planning import CostTable, ExitPlan, ExitStatistics, plan_exits
@@ -192,7 +191,7 @@ def _way_to_run(engine: Engine, batch_size: int) -> dict[str, Any]:
     library = LIBRARIES[engine.name]
     return {
         "machine": machine(),
-        "threads": torch.get_num_threads(),
+        "threads": threads_of(engine.name),
         "engine": engine.name,
         "versions": {library: _version(library)},
         "batch_size": batch_size,
