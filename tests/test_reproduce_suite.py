@@ -73,7 +73,7 @@ def test_a_misspelt_key_is_named_before_what_is_missing():
         ({"max_drops": [-1]}, "suite.max_drops is -1.0; it must lie in [0.0, 100.0]"),
         ({"max_drops": []}, "max_drops is empty; give at least one number of points"),
         ({"defaults": {"set": {"train.seed": 1}}}, "set names 'train.seed'; say the suite's seeds instead"),
-        ({"datasets": [{**DATASET, "set": {"train.epochs": {}}}]}, "set names 'train.epochs'; say epochs ins"),
+        ({"datasets": [{**DATASET, "set": {"train.epochs": {}}}]}, "set names 'train.epochs'; say epochs"),
         ({"timing": {"threads": 0}}, "timing.threads is 0; it must lie in [1,"),
         ({"teacher": "brt"}, "teacher is 'brt'; did you mean 'bert'?"),
         ({"teacher": "ltp"}, "teacher is 'ltp', which prunes, exits or keeps few layers; name a dense"),
