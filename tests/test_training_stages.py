@@ -90,11 +90,6 @@ def test_the_fine_tuned_model_teaches_the_pruning_stages():
     assert stage("finetune", train).distill_weight == 0.0
 
 
-def test_without_fine_tuning_nobody_teaches():
-    found = stage("soft_prune", TrainConfig(epochs={"soft_prune": 1}))
-    assert (found.label_weight, found.distill_weight) == (1.0, 0.0)
-
-
 def test_the_penalty_belongs_to_soft_prune():
     penalties = {found.name: found.penalty_weight for found in stages_of(PYRAMID, TRAIN)}
     assert penalties.pop("soft_prune") == PYRAMID.prune.penalty
@@ -162,11 +157,10 @@ def test_exits_learn_from_the_final_head_or_from_the_fine_tuned_model():
             assert found.asks_exits
 
 
-def test_without_fine_tuning_there_is_no_ranking_and_no_teacher_of_exits():
-    found = stage("soft_prune", BUDGET.replace(epochs={"soft_prune": 1}))
-    assert (found.rank_weight, found.exit_teacher_weight) == (0.0, 0.0)
-    assert found.exit_distill_weight > 0
-    assert not found.asks_teacher
+def test_exits_whose_teacher_is_to_be_fine_tuned_wait_for_it():
+    found = stage("finetune", BUDGET)
+    assert found.trains == ("backbone", "final_head")
+    assert (found.label_weight, found.asks_exits) == (1.0, False)
 
 
 def test_the_budget_and_the_ranking_belong_to_soft_prune():

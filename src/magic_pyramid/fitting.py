@@ -126,7 +126,7 @@ def fit(
     # A checkout may move on while a model trains.
     started, source = datetime.now(UTC), commit()
     reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
-    _check_teacher(config, reconfigured.fresh)
+    config = _with_teacher(config, reconfigured.fresh)
     new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
@@ -149,14 +149,21 @@ def fit(
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
 
 
-def _check_teacher(config: TrainConfig, fresh: Sequence[str]) -> None:
-    """Raise ConfigError where a student would learn from a model that does not know the task."""
-    learns = config.epochs_of("distill_student") > 0 and config.distill_weight > 0
-    if learns and not config.epochs_of("finetune") and any(name.startswith("final_head.") for name in fresh):
+def _with_teacher(config: TrainConfig, fresh: Sequence[str]) -> TrainConfig:
+    """The config without what a fine-tuned model would teach, where there will be none.
+
+    Raises:
+        ConfigError: a student would have nobody to learn from.
+    """
+    if config.epochs_of("finetune") > 0 or not any(name.startswith("final_head.") for name in fresh):
+        return config
+    if config.epochs_of("distill_student") > 0 and config.distill_weight > 0:
         raise ConfigError(
             "distill_student learns from the fine-tuned model, but finetune has 0 epochs and the model given "
             "has no classifier for these labels; give a fine-tuned model, or finetune some epochs"
         )
+    teacher = "final_head" if config.exit_teacher == "finetuned" else config.exit_teacher
+    return config.replace(distill_weight=0.0, rank_weight=0.0, exit_teacher=teacher)
 
 
 def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:

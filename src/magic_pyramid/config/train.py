@@ -51,8 +51,8 @@ class TrainConfig(Config):
     joint_exits: float = 1.0
     """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
     exit_teacher: Literal["final_head", "finetuned", "labels"] = "final_head"
-    """Whom exits learn from after `finetune`: the final head of the moment, the fine-tuned model, or nobody,
-    from the labels."""
+    """Whom exits learn from after `finetune`: the final head of the moment, the fine-tuned model, for which
+    they wait, or nobody, from the labels."""
     exit_weights: Literal["uniform", "depth", "depth_of_all"] = "uniform"
     """How the exits share their weight while the backbone trains: alike, or in proportion to their depth;
     `depth_of_all` counts the final head in, all weights together being 1."""

@@ -1,6 +1,6 @@
 """Run all stages in order, and go on where an earlier run was interrupted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +92,7 @@ def train(
         rows_key=key_of({"data": plan["data"], "tokens": plan["tokens"]}),
         has_new_exit_heads=has_new_exit_heads,
     )
+    run.ask_given_teacher(stages)
     return TrainReport(stages=tuple(run.stage(stage) for stage in stages))
 
 
@@ -116,6 +117,11 @@ class _Run:
         self.validation, self.on_event, self.checkpoint_seconds = validation, on_event, checkpoint_seconds
         self.shared, self.rows_key = shared, rows_key
         self.has_new_exit_heads = has_new_exit_heads
+
+    def ask_given_teacher(self, stages: Sequence[Stage]) -> None:
+        """A model that came fine-tuned answers before anything changes it."""
+        if self.config.epochs_of("finetune") == 0 and any(stage.asks_teacher for stage in stages):
+            self.rows.teacher = self._teacher()
 
     def stage(self, stage: Stage) -> StageReport:
         """Run a stage, or take over what an earlier run of it left."""

@@ -165,8 +165,7 @@ def _shared(train: TrainConfig) -> Literal["uniform", "depth"]:
     return "uniform" if train.exit_weights == "uniform" else "depth"
 
 
-def _with_backbone(model: ModelConfig, train: TrainConfig) -> tuple[ParameterGroup, ...]:
-    _, exit_weight = _head_weights(model, train)
+def _with_backbone(exit_weight: float) -> tuple[ParameterGroup, ...]:
     heads: tuple[ParameterGroup, ...] = ("exit_heads",) if exit_weight > 0 else ()
     return ("backbone", "final_head", *heads)
 
@@ -176,7 +175,7 @@ def _exit_losses(weight: float, train: TrainConfig, *, label_share: float) -> di
     if train.exit_teacher == "labels":
         label_share = 1.0
     by_teacher = (1.0 - label_share) * weight
-    is_finetuned = train.exit_teacher == "finetuned" and _taught(1.0, train) > 0
+    is_finetuned = train.exit_teacher == "finetuned"
     return {
         "exit_label_weight": label_share * weight,
         "exit_distill_weight": 0.0 if is_finetuned else by_teacher,
@@ -184,18 +183,16 @@ def _exit_losses(weight: float, train: TrainConfig, *, label_share: float) -> di
     }
 
 
-def _taught(weight: float, train: TrainConfig) -> float:
-    """The weight of learning from the fine-tuned model; without fine-tuning there is none."""
-    return weight if train.epochs_of("finetune") > 0 else 0.0
-
-
 def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
     final_weight, exit_weight = _head_weights(model, train)
+    if train.exit_teacher == "finetuned":
+        # There is no teacher of the exits yet.
+        final_weight, exit_weight = 1.0, 0.0
     return Stage(
         name="finetune",
         epochs=train.epochs_of("finetune"),
         masking="none",
-        trains=_with_backbone(model, train),
+        trains=_with_backbone(exit_weight),
         layers=None if train.epochs_of("distill_student") > 0 else kept_layers(model, train),
         label_weight=final_weight,
         exit_label_weight=exit_weight,
@@ -209,17 +206,16 @@ def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     learns: tuple[ParameterGroup, ...] = ("thresholds",) if model.prune.learns else ()
     asks_budget = bool(learns) and train.target_speedup is not None
     final_weight, exit_weight = _head_weights(model, train)
-    taught = _taught(train.distill_weight, train)
     return Stage(
         name="soft_prune",
         epochs=train.epochs_of("soft_prune"),
         masking="soft",
-        trains=(*_with_backbone(model, train), *learns),
-        label_weight=final_weight * (1.0 - taught),
-        distill_weight=final_weight * taught,
+        trains=(*_with_backbone(exit_weight), *learns),
+        label_weight=final_weight * (1.0 - train.distill_weight),
+        distill_weight=final_weight * train.distill_weight,
         penalty_weight=0.0 if asks_budget else model.prune.penalty,
         target_speedup=train.target_speedup if asks_budget else None,
-        rank_weight=_taught(train.rank_weight, train),
+        rank_weight=train.rank_weight,
         reach_temperature=train.reach_temperature if asks_budget else None,
         rank_floor=train.rank_floor,
         ramp=train.budget_ramp,
@@ -233,14 +229,13 @@ def _soft_prune(model: ModelConfig, train: TrainConfig) -> Stage:
 
 def _hard_prune(model: ModelConfig, train: TrainConfig) -> Stage:
     final_weight, exit_weight = _head_weights(model, train)
-    taught = _taught(train.distill_weight, train)
     return Stage(
         name="hard_prune",
         epochs=train.epochs_of("hard_prune"),
         masking="hard",
-        trains=_with_backbone(model, train),
-        label_weight=final_weight * (1.0 - taught),
-        distill_weight=final_weight * taught,
+        trains=_with_backbone(exit_weight),
+        label_weight=final_weight * (1.0 - train.distill_weight),
+        distill_weight=final_weight * train.distill_weight,
         random_scale=train.random_scale,
         exit_weights=_shared(train),
         **_exit_losses(exit_weight, train, label_share=0.5),
