@@ -3,6 +3,7 @@ import io
 import pytest
 
 from cli_models import CONFIG, read_rows, write_rows
+from magic_pyramid.cli.output import typed
 from magic_pyramid.cli.resuming import NOTHING, complete_bytes, finished_rows
 from magic_pyramid.cli.row_files import TableRows, check_output_format, row_writer, table_cell
 from magic_pyramid.data import iter_rows
@@ -89,6 +90,11 @@ def test_columns_that_the_first_row_lacks_are_named():
 )
 def test_a_cell_is_text(value, text):
     assert table_cell(value, "csv") == text
+
+
+def test_a_command_is_kept_without_folders_of_this_machine():
+    argv = ["train", "--data", "/home/me/reviews", "--output=/tmp/out dir", "--set", "train.seed=1", "runs/a"]
+    assert typed(argv) == "magic-pyramid train --data reviews '--output=out dir' --set train.seed=1 runs/a"
 
 
 def test_an_output_format_is_checked():

@@ -9,8 +9,10 @@ import pytest
 import tiny
 from cli_models import CONFIG, read_rows, save_tiny, write_rows
 from magic_pyramid.certify import Certificate
+from magic_pyramid.checkpoint import write_seen_rows
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import CascadeConfig
+from magic_pyramid.data import Example, row_fingerprints
 from magic_pyramid.native.library import is_built
 
 ROWS = 240
@@ -101,6 +103,49 @@ def test_what_cannot_be_promised_is_one_clear_error(run, model, data, arguments,
     code, text, err = run("calibrate", model, "--data", data, *arguments)
     assert (code, text) == (2, "")
     assert message in err
+
+
+def test_only_the_rows_that_are_asked_for_are_agreed_on(run, model, data, tmp_path):
+    rows = [
+        {"text": row["text"], "lang": "fr" if place < 40 else "en"}
+        for place, row in enumerate(read_rows(data))
+    ]
+    texts = write_rows(tmp_path / "logs.jsonl", rows)
+    asked = ("--data", texts, "--unlabelled", "--max-drop", "40", "--json", "--where")
+    code, text, err = run("calibrate", model, *asked, "lang=en")
+    assert code == 0, err
+    assert json.loads(text)["num_rows"] == ROWS - 40
+    code, _, err = run("calibrate", model, *asked, "lang=de")
+    assert code == 2
+    assert "logs.jsonl: no row has lang=de" in err
+
+
+@pytest.mark.skipif(not is_built(), reason="the native engine is not built")
+def test_an_export_still_knows_the_rows_of_its_training(run, model, data, tmp_path):
+    trained, folder = shutil.copytree(model, tmp_path / "tiny"), tmp_path / "native"
+    texts = [Example(text=row["text"]) for row in read_rows(data)[:3]]
+    write_seen_rows(trained, {"train": row_fingerprints(texts)}, earlier=None)
+    code, _, err = run("export", trained, "--to", "native", "--precision", "int8", "--output", folder)
+    assert code == 0, err
+    code, _, err = run("calibrate", folder, "--data", data, "--max-drop", "30")
+    assert code == 2
+    assert "3 of 240 calibration rows were seen in training" in err
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("none/curve.png", "lies in a folder that does not exist"),
+        ("curve.gif", "name a file that ends in .png or .svg"),
+    ],
+)
+def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_is_measured(
+    picture, message, run, model, data
+):
+    code, text, err = run("evaluate", model, "--data", data, "--sweep", picture)
+    assert (code, text) == (2, "")
+    assert message in err
+    assert "texts" not in err
 
 
 def test_knobs_and_speeds_do_not_go_together(run, model):
