@@ -36,11 +36,11 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
         teacher = teachers.get((cell.dataset.name, cell.seed))
         if not cell.is_reported or teacher is None:
             continue
-        if measured is not teacher and measured["teacher"] != teacher["key"]:
+        if measured is not teacher and measured.get("teacher") != teacher["key"]:
             continue
         (dense,) = (row for row in teacher["rows"] if row["setting"] == OWN_DENSE)
         times = numbers(cell, output, TIMED_FILE)
-        if times is None or times["measured"] != measured["key"]:
+        if times is None or times.get("measured") != measured["key"]:
             times = {"rows": {}, "provenance": {}}
         for row in measured["rows"]:
             rows.append({
