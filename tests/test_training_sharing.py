@@ -115,8 +115,8 @@ def test_what_fine_tuning_reads_keeps_it_apart(name):
 
 
 def test_every_training_setting_is_on_one_of_the_two_sides():
-    # Dropout reaches the training through the model; the test below has the students.
-    elsewhere = {"dropout", "student_keeps", "student_layers"}
+    # Dropout reaches the training through the model; tests below have the students and exits that wait.
+    elsewhere = {"dropout", "joint_from", "student_keeps", "student_layers"}
     assert set(LATER) | set(EARLIER) | elsewhere == set(TrainConfig().to_dict())
 
 
@@ -153,6 +153,11 @@ def test_exits_that_learn_with_the_backbone_must_be_the_same():
     assert facts(train=joint) != facts(cls, joint)
     assert facts(train=joint) != facts(PRUNING, joint)
     assert facts(train=joint) != facts(train=joint.replace(exit_weights="depth"))
+
+
+def test_exits_that_wait_leave_the_fine_tuning_to_everybody():
+    late = FAST.replace(joint_exits=1.0, joint_from="soft_prune")
+    assert facts(train=late) == facts() != facts(train=late.replace(joint_from="finetune"))
 
 
 def test_pruning_stages_read_the_pruner_and_a_budget_reads_the_exits():

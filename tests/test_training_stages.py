@@ -157,10 +157,12 @@ def test_exits_learn_from_the_final_head_or_from_the_fine_tuned_model():
             assert found.asks_exits
 
 
-def test_exits_whose_teacher_is_to_be_fine_tuned_wait_for_it():
-    found = stage("finetune", BUDGET)
+def test_exits_may_wait_for_the_fine_tuned_encoder():
+    late = TRAIN.replace(joint_from="soft_prune", exit_weights="depth_of_all")
+    found = stage("finetune", late)
     assert found.trains == ("backbone", "final_head")
     assert (found.label_weight, found.asks_exits) == (1.0, False)
+    assert stage("soft_prune", late) == stage("soft_prune", TRAIN.replace(exit_weights="depth_of_all"))
 
 
 def test_the_budget_and_the_ranking_belong_to_soft_prune():

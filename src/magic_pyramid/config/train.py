@@ -50,9 +50,11 @@ class TrainConfig(Config):
     """Temperature of that KL."""
     joint_exits: float = 1.0
     """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
+    joint_from: Literal["finetune", "soft_prune"] = "finetune"
+    """The first stage in which exits learn while the backbone does."""
     exit_teacher: Literal["final_head", "finetuned", "labels"] = "final_head"
-    """Whom exits learn from after `finetune`: the final head of the moment, the fine-tuned model, for which
-    they wait, or nobody, from the labels."""
+    """Whom exits learn from after `finetune`: the final head of the moment, the fine-tuned model, or nobody,
+    from the labels."""
     exit_weights: Literal["uniform", "depth", "depth_of_all"] = "uniform"
     """How the exits share their weight while the backbone trains: alike, or in proportion to their depth;
     `depth_of_all` counts the final head in, all weights together being 1."""
@@ -97,6 +99,7 @@ class TrainConfig(Config):
                 raise ConfigError(f"train.epochs names the stage {name!r}; {nearest(name, STAGE_NAMES)}")
         for value in self.epochs.values():
             check_within("train", "epochs", value, 0.0, 10_000.0)
+        check_choice("train", "joint_from", self.joint_from, Literal["finetune", "soft_prune"])
         check_choice("train", "exit_teacher", self.exit_teacher, Literal["final_head", "finetuned", "labels"])
         check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth", "depth_of_all"])
         check_choice("train", "student_keeps", self.student_keeps, Literal["all", "first", "alternate"])

@@ -184,10 +184,8 @@ def _exit_losses(weight: float, train: TrainConfig, *, label_share: float) -> di
 
 
 def _finetune(model: ModelConfig, train: TrainConfig) -> Stage:
-    final_weight, exit_weight = _head_weights(model, train)
-    if train.exit_teacher == "finetuned":
-        # There is no teacher of the exits yet.
-        final_weight, exit_weight = 1.0, 0.0
+    is_joint = train.joint_from == "finetune"
+    final_weight, exit_weight = _head_weights(model, train) if is_joint else (1.0, 0.0)
     return Stage(
         name="finetune",
         epochs=train.epochs_of("finetune"),
