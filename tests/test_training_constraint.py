@@ -126,6 +126,24 @@ def test_what_the_multipliers_missed_is_made_up_for(selection, wanted):
     assert not pruner.prunes_at(1, scale=1.0)
 
 
+def test_layers_that_were_not_chosen_prune_too_where_the_others_cannot_remove_enough():
+    model = toy_model(DEEP)
+    pruner, lengths = trained_pruner(model), np.arange(10, 200)
+    pruner.coarse.data[1] = LARGEST
+    pruner.fine.data[1].uniform_(-1.0, 1.0)
+
+    assert meet_budget(model, Budget(1.6, dense_flops=1.0, ramp=0.5, exact=True), lengths)
+
+    assert pruner.prunes_at(1, scale=1.0)
+    assert pruner.prunes_at(2, scale=1.0)
+    keep = pruner.learned()["keep_ratios"]
+    assert keep[2] < 1.0
+    counts = [lengths]
+    for layer in range(4):
+        counts.append(pruner.num_kept(layer, torch.from_numpy(counts[-1])).numpy())
+    assert projected_speedup(DEEP, np.stack(counts, axis=1)) == pytest.approx(1.6, rel=0.02)
+
+
 @pytest.mark.parametrize(
     "config", [PYRAMID, DEEP, PYRAMID.replace(prune=None)], ids=["thresholds", "shares", "nothing"]
 )

@@ -103,7 +103,10 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
     def meet(
         self, lengths: Int64[Tensor, " seqs"], *, wanted: float, measure: Callable[[Tensor], float]
     ) -> float | None:
-        """Shift the fine variables of all layers alike, by bisection; which layers prune stays as it is."""
+        """Shift the fine variables of all layers alike, by bisection.
+
+        Which layers prune stays as it is, unless they cannot remove enough: then all do.
+        """
         learned = self.fine.detach().clone()
 
         def measured(shift: float) -> float:
@@ -111,6 +114,9 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
                 self.fine.copy_(learned - shift)
             return measure(self._counts(lengths))
 
+        if measured(_LARGEST_SHIFT) < wanted:
+            with torch.no_grad():
+                self.coarse.fill_(LARGEST)
         return bisect(measured, -_LARGEST_SHIFT, _LARGEST_SHIFT, wanted=wanted)
 
     def settle(self) -> None:
