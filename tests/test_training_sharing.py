@@ -94,7 +94,7 @@ LATER = {
     "budget_exact": True, "budget_ramp": 0.1, "reach_temperature": 0.3, "learning_rate_budget": 0.3,
     "rank_weight": 0.2, "rank_floor": 0.3, "rank_top_k": 7, "distill_temperature": 4.0, "max_drop": 2.0,
     "learning_rate_thresholds": 0.5, "learning_rate_exits": 0.5, "exit_weights": "depth",
-    "pruning_rate_ratio": 0.25,
+    "learning_rate_pruning": 1e-6,
     "epochs": {**APART.epochs, "hard_prune": 7.0}, "min_steps": 9, "validation_share": 0.3,
 }  # fmt: skip
 EARLIER = {

@@ -134,14 +134,25 @@ def test_a_final_head_without_a_rate_of_its_own_follows_the_backbone():
     assert learning_rates(finetune, PYRAMID, config)["final_head"] == 2e-5
 
 
-def test_a_fine_tuned_encoder_may_take_smaller_steps_while_it_is_pruned():
-    config = TRAIN.replace(learning_rate=4e-5, learning_rate_final_head=1e-3, pruning_rate_ratio=0.25)
-    rates = {stage.name: learning_rates(stage, PYRAMID, config) for stage in stages_of(PYRAMID, config)}
-    assert {name: rate["backbone"] for name, rate in rates.items()} == {
-        "finetune": 4e-5, "soft_prune": 1e-5, "hard_prune": 1e-5, "distill_exits": 4e-5
-    }  # fmt: skip
-    assert rates["soft_prune"]["final_head"] == 1e-5
-    assert rates["soft_prune"]["exit_heads"] == rates["distill_exits"]["exit_heads"]
+@pytest.mark.parametrize(
+    ("width", "given", "expected"),
+    [
+        (384, {}, 2e-5),
+        (1024, {}, 1.125e-5),
+        (384, {"learning_rate": 4e-5}, 4e-5),
+        (384, {"learning_rate": 4e-5, "learning_rate_pruning": 1e-5}, 1e-5),
+        (384, {"learning_rate_pruning": 9e-5}, 9e-5),
+    ],
+)
+def test_a_fine_tuned_encoder_takes_smaller_steps_while_it_is_pruned(width, given, expected):
+    model = PYRAMID.replace(backbone=BACKBONE.replace(hidden_size=width))
+    config = TRAIN.replace(**given)
+    rates = {stage.name: learning_rates(stage, model, config) for stage in stages_of(model, config)}
+    for name in ("soft_prune", "hard_prune"):
+        assert rates[name]["backbone"] == rates[name]["final_head"] == pytest.approx(expected)
+        assert rates[name]["exit_heads"] == rates["distill_exits"]["exit_heads"]
+    for name in ("finetune", "distill_exits"):
+        assert rates[name]["backbone"] == learning_rate_of(model, config)
 
 
 BUDGET = TRAIN.replace(target_speedup=1.5, rank_weight=0.2, exit_teacher="finetuned", random_scale=1.5)

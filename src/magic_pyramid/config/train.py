@@ -22,8 +22,8 @@ class TrainConfig(Config):
     """A small train split is repeated, up to 10 epochs, until a stage makes about so many steps; 0: never."""
     learning_rate: float | None = None
     """Peak learning rate of the backbone; None: 2e-5 at width 768, times (768 / width) squared."""
-    pruning_rate_ratio: float = 1.0
-    """The backbone's rate in `soft_prune` and `hard_prune` over `learning_rate`: less is to be learned."""
+    learning_rate_pruning: float | None = None
+    """The same in `soft_prune` and `hard_prune`; None: `learning_rate` where it is given, else at most 2e-5."""
     learning_rate_final_head: float | None = 1e-3
     """Peak learning rate of the final head in `finetune`, where it is new; None: as the backbone."""
     learning_rate_exits: float = 1e-3
@@ -110,7 +110,6 @@ class TrainConfig(Config):
         check_within("train", "distill_weight", self.distill_weight, 0.0, 1.0)
         if self.dropout is not None:
             check_within("train", "dropout", self.dropout, 0.0, 0.99)
-        check_within("train", "pruning_rate_ratio", self.pruning_rate_ratio, 0.0, 100.0)
         check_within("train", "joint_exits", self.joint_exits, 0.0, 1000.0)
         check_within("train", "validation_share", self.validation_share, 0.0, 0.9)
         if self.target_speedup is not None:

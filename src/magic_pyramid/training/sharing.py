@@ -28,7 +28,7 @@ _ELSEWHERE = frozenset({
     *("exit_teacher", "exit_weights"),
     *("random_scale", "target_speedup", "budget_ramp", "reach_temperature", "rank_weight", "rank_floor"),
     *("learning_rate", "learning_rate_final_head", "learning_rate_exits", "learning_rate_thresholds"),
-    *("pruning_rate_ratio", "dropout", "max_drop", "validation_share", "student_keeps", "student_layers"),
+    *("learning_rate_pruning", "dropout", "max_drop", "validation_share", "student_keeps", "student_layers"),
 })  # fmt: skip
 """Training settings that reach a stage through its row, its learning rates, the model or the rows; or never.
 
