@@ -112,6 +112,7 @@ RECIPES: dict[str, TrainConfig] = {
     "default": TrainConfig(),
     "joint": TrainConfig(
         epochs={"finetune": 3.0, "soft_prune": 1.0, "hard_prune": 1.0, "distill_exits": 2.0},
+        learning_rate_pruning=2e-5,
         learning_rate_thresholds=3e-4,
         distill_weight=0.0,
         joint_from="soft_prune",

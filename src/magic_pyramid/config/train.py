@@ -23,7 +23,7 @@ class TrainConfig(Config):
     learning_rate: float | None = None
     """Peak learning rate of the backbone; None: 2e-5 at width 768, times (768 / width) squared."""
     learning_rate_pruning: float | None = None
-    """The same in `soft_prune` and `hard_prune`; None: `learning_rate` where it is given, else at most 2e-5."""
+    """The same in `soft_prune` and `hard_prune`; None: as in `finetune`."""
     learning_rate_final_head: float | None = 1e-3
     """Peak learning rate of the final head in `finetune`, where it is new; None: as the backbone."""
     learning_rate_exits: float = 1e-3

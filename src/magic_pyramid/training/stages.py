@@ -112,7 +112,9 @@ def check_student(train: TrainConfig, stages: Sequence[Stage]) -> None:
 
 def learning_rates(stage: Stage, model: ModelConfig, train: TrainConfig) -> dict[ParameterGroup, float]:
     """Peak learning rate of each kind of parameter; a final head is new in `finetune` only."""
-    backbone = learning_rate_of(model, train, is_pruning=stage.name in ("soft_prune", "hard_prune"))
+    backbone = learning_rate_of(model, train)
+    if stage.name in ("soft_prune", "hard_prune") and train.learning_rate_pruning is not None:
+        backbone = train.learning_rate_pruning
     new_head = train.learning_rate_final_head if stage.name == "finetune" else None
     return {
         "backbone": backbone,
@@ -122,19 +124,15 @@ def learning_rates(stage: Stage, model: ModelConfig, train: TrainConfig) -> dict
     }
 
 
-def learning_rate_of(model: ModelConfig, train: TrainConfig, *, is_pruning: bool = False) -> float:
+def learning_rate_of(model: ModelConfig, train: TrainConfig) -> float:
     """Peak learning rate of the backbone: as given, or by width.
 
     Narrow encoders take and need larger steps: 2e-5 at width 768, growing with the inverse square of the
-    width, within [1e-5, 1e-4]. Once they are fine-tuned and are to be pruned, such steps undo what they have
-    learned: 2e-5 at most.
+    width, within [1e-5, 1e-4].
     """
-    if is_pruning and train.learning_rate_pruning is not None:
-        return train.learning_rate_pruning
     if train.learning_rate is not None:
         return train.learning_rate
-    by_width = min(max(2e-5 * (768 / model.backbone.hidden_size) ** 2, 1e-5), 1e-4)
-    return min(by_width, 2e-5) if is_pruning else by_width
+    return min(max(2e-5 * (768 / model.backbone.hidden_size) ** 2, 1e-5), 1e-4)
 
 
 def expects_exits(stage: Stage, model: ModelConfig) -> bool:
