@@ -20,8 +20,8 @@ HOW_TO_READ = (
     "the same rows, every token through every layer. FLOPs are a multiply-add as two, exit heads charged, "
     "padding not counted unless a title says so. Settings were chosen on validation; the numbers are from "
     "test, which chose nothing. All datasets together: the geometric mean of the speed-ups and the mean "
-    "change; where a method never came so near, the dense teacher stands in for it. Behind ± stands the "
-    "standard deviation over seeds."
+    "change; where a method never came so near, the dense teacher stands in for it. What has a dash was not "
+    "measured. Behind ± stands the standard deviation over seeds."
 )
 THEIRS = (
     "Columns named printed, in italics, are numbers that papers state for their own backbone and training. "

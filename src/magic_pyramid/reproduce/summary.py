@@ -10,6 +10,7 @@ from magic_pyramid.reproduce.suite import Suite
 
 Row = Mapping[str, Any]
 MISSING = "-"
+NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from magic_pyramid.reproduce.measure import OWN_DENSE, within
 from magic_pyramid.reproduce.published import PRINTED_LENGTHS, Printed, is_same_dataset, printed_for
 from magic_pyramid.reproduce.summary import (
     MISSING,
+    NEVER,
     Results,
     Row,
     Spread,
@@ -60,6 +61,8 @@ def comparison(results: Results, drop: float) -> list[tuple[str, Grid]]:
 def _comparison_cell(found: Sequence[Row], key: str, num_seeds: int) -> str:
     faster = spread(found, lambda row: row.get(key))
     change = spread(found, _change)
+    if not found and num_seeds:
+        return NEVER
     if faster is None or change is None:
         return MISSING
     missing = f", {len(found)} of {num_seeds} seeds" if len(found) < num_seeds else ""
