@@ -233,6 +233,17 @@ def test_a_folder_of_other_settings_is_not_taken_for_this_suite(run, place, whol
     assert "delete it, or choose another output" in err
 
 
+def test_epochs_of_stages_that_a_method_does_not_run_keep_no_run_apart(run, place, whole, tmp_path):
+    output = tmp_path / "older"
+    shutil.copytree(whole[0], output)
+    for file in output.rglob("bert/*/training.json"):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts["train"]["epochs"]["soft_prune"] = 7
+        file.write_text(json.dumps(facts), encoding="utf-8")
+    code, _, err = reproduce(run, place, output, "--dry-run")
+    assert code == 0, err
+
+
 def test_a_setting_that_has_come_since_keeps_no_run_apart(run, place, whole, tmp_path):
     output = tmp_path / "older"
     shutil.copytree(whole[0], output)

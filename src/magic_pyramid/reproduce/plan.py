@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_pyramid.config import STAGE_NAMES, ModelConfig, TrainConfig
+from magic_pyramid.config import ModelConfig, TrainConfig
 from magic_pyramid.errors import ConfigError, MagicPyramidError, nearest
 from magic_pyramid.fitting import FitPlan, plan_fit, train_lengths
 from magic_pyramid.folder_info import CONFIG_FILE
@@ -158,7 +158,7 @@ def check_folders(runs: Iterable[Run], output: Path) -> None:
     """Raise ConfigError where a folder holds a training with other settings or rows."""
     for run in runs:
         file = run.cell.folder(output) / PLAN_FILE
-        different = differences(_completed(read_json(file)), dict(run.facts)) if file.exists() else []
+        different = differences(_decisive(read_json(file)), _decisive(run.facts)) if file.exists() else []
         if different:
             raise ConfigError(
                 f"{run.cell.folder(output)} was trained otherwise: {'; '.join(different[:5])}; "
@@ -176,13 +176,13 @@ def new_stages(runs: Iterable[Run]) -> list[tuple[Run, list[StagePlan]]]:
     return found
 
 
-def _completed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored facts with the settings that have come since, which did not decide anything then."""
+def _decisive(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts with the settings that have come since they were stored, and epochs of the stages that run."""
     try:
         model, train = ModelConfig.from_dict(facts["model"]), TrainConfig.from_dict(facts["train"])
     except ConfigError:
         return dict(facts)
-    epochs = {name: train.epochs_of(name) for name in STAGE_NAMES}
+    epochs = {stage.name: stage.epochs for stage in stages_of(model, train)}
     return {**facts, "model": model.to_dict(), "train": {**train.to_dict(), "epochs": epochs}}
 
 
