@@ -12,7 +12,7 @@ from magic_pyramid.reproduce.plan import cells_of
 from magic_pyramid.reproduce.results import MEASURED_FILE, numbers
 from magic_pyramid.reproduce.rows import SuiteRows
 from magic_pyramid.reproduce.suite import Suite
-from magic_pyramid.reproduce.summary import Results, points_of
+from magic_pyramid.reproduce.summary import Results, distinct, points_of
 
 PICTURES = "pictures"
 HOW_TO_READ = (
@@ -120,14 +120,13 @@ def _timing(results: Results) -> list[str]:
     timed = [row["provenance"] for row in results.rows if row.get("latency_ms")]
     if not timed:
         return []
-
-    def all_of(name: str) -> str:
-        return ", ".join(dict.fromkeys(str(fact[f"timed_{name}"]) for fact in timed))
-
+    repeats, rows, size, threads, where, commit, against = (
+        distinct(timed, f"timed_{name}")
+        for name in ("repeats", "rows", "batch_size", "threads", "machine", "commit", "against")
+    )
     return [
-        f"Time: medians of {all_of('repeats')} runs of {all_of('rows')} texts at even distances over their "
-        f"lengths, batches of {all_of('batch_size')}, {all_of('threads')} thread(s), {all_of('machine')}, "
-        f"commit {all_of('commit')}; against {all_of('against')}."
+        f"Time: medians of {repeats} runs of {rows} texts at even distances over their lengths, batches of "
+        f"{size}, {threads} thread(s), {where}, commit {commit}; against {against}."
     ]
 
 

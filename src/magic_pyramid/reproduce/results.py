@@ -42,6 +42,7 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
         times = numbers(cell, output, TIMED_FILE)
         if times is None or times.get("measured") != measured["key"]:
             times = {"rows": {}, "provenance": {}}
+        training = _training(read_json(cell.folder(output) / PLAN_FILE))
         for row in measured["rows"]:
             rows.append({
                 "suite": suite.name,
@@ -51,7 +52,7 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
                 "seed": cell.seed,
                 "metric": measured["metric"],
                 "teacher_quality": dense["quality"],
-                "training": _training(read_json(cell.folder(output) / PLAN_FILE)),
+                "training": training,
                 **row,
                 **times["rows"].get(row["setting"], {}),
                 "provenance": {**measured["provenance"], **times["provenance"]},

@@ -85,20 +85,22 @@ class Results:
         if not rows:
             return ""
         facts = [row["provenance"] for row in rows]
-
-        def all_of(name: str) -> str:
-            return ", ".join(dict.fromkeys(str(fact[name]) for fact in facts if fact.get(name) is not None))
-
         seeds = sorted({row["seed"] for row in rows})
         commands = self.commands
         used = sorted({commands.index(str(fact["command"])) + 1 for fact in facts})
         parts = [
-            f"{all_of('backbone')}, {_plural('seed', seeds)}, {all_of('dtype')}",
-            f"engine {all_of('engine')}, {all_of('threads')} thread(s), {all_of('machine')}",
-            f"commit {all_of('commit')}, trained at {all_of('train_commit')}",
+            f"{distinct(facts, 'backbone')}, {_plural('seed', seeds)}, {distinct(facts, 'dtype')}",
+            f"engine {distinct(facts, 'engine')}, {distinct(facts, 'threads')} thread(s), "
+            f"{distinct(facts, 'machine')}",
+            f"commit {distinct(facts, 'commit')}, trained at {distinct(facts, 'train_commit')}",
             f"{_plural('command', used)} below",
         ]
         return "; ".join(parts)
+
+
+def distinct(facts: Iterable[Mapping[str, Any]], name: str) -> str:
+    """Every value that a fact has, each once."""
+    return ", ".join(dict.fromkeys(str(fact[name]) for fact in facts if fact.get(name) is not None))
 
 
 def _plural(word: str, numbers: Sequence[int]) -> str:
