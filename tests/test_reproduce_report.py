@@ -104,6 +104,19 @@ def test_a_table_says_how_long_each_method_trained_and_what_it_was_told(found):
     }  # fmt: skip
 
 
+def test_a_table_says_which_speedup_was_asked_for_and_which_was_reached(found):
+    results = found[0]
+    assert tables.target_table(results) is None
+    rows = [
+        {**row, "setting": "as trained", "quality": 0.8} if row["setting"] == "tau=0.5" else row
+        for row in results.rows
+        if row["method"] != "fastbert"
+    ]
+    grid = tables.target_table(Results(results.suite, rows))
+    assert cells(grid, "top")["asked for"] == "2x"
+    assert cells(grid, "top")["MRPC: accuracy % (x reached)"] == "80.0 ± 0.0 (2.20x ± 0.00)"
+
+
 def test_table_3_has_the_papers_numbers_beside_ours(found):
     ours = cells(tables.main_table(found[0]), "magic_pyramid")
     assert re.fullmatch(r"\d+\.\d ± \d\.\d / 0\.656 \(3\.05x\)", ours["MRPC: accuracy % / GFLOPs (x)"])

@@ -68,6 +68,7 @@ def _sections(
     folder = output / PICTURES
     by_threshold = [(name, tables.threshold_table(results, name)) for name in results.datasets]
     printed = [(name, tables.printed_table(results, name)) for name in results.datasets]
+    reached = tables.target_table(results)
     drop = max(results.suite.max_drops)
     return [
         Section(title="What was measured", words=[*filter(None, [results.suite.about]), HOW_TO_READ, THEIRS],
@@ -87,6 +88,10 @@ def _sections(
                 caption="Quality over the FLOPs saved, one panel for each dataset.",
                 grids=[(f"{name}: quality at a speed-up, in brackets the one reached on test",
                         tables.speedup_table(results, curves, name)) for name in results.datasets]),
+        *([] if reached is None else [
+            Section(title="Speed-up asked for, and reached on test",
+                    words=["Models that were trained towards a speed-up, with pruning as it was trained."],
+                    grids=[("Quality, and FLOPs against the dense teacher", reached)])]),
         *_picture("Quality and time: every method", pictures.draw_latency(results, folder / "time.png"),
                   "Quality over the measured speed-up, one panel for each dataset."),
         Section(title="Speed-up by exit threshold (Magic Pyramid, table 4)",

@@ -7,7 +7,7 @@ from typing import Any
 
 from magic_pyramid.config import STAGE_NAMES
 from magic_pyramid.report.sections import Grid
-from magic_pyramid.reproduce.measure import OWN_DENSE, within
+from magic_pyramid.reproduce.measure import AS_TRAINED, OWN_DENSE, within
 from magic_pyramid.reproduce.published import PRINTED_LENGTHS, Printed, is_same_dataset, printed_for
 from magic_pyramid.reproduce.summary import (
     MISSING,
@@ -283,6 +283,25 @@ def training_table(results: Results) -> Grid:
             asked = MISSING if facts["target_speedup"] is None else f"{facts['target_speedup']:g}x"
             rows.append([method, *epochs, _percent(facts["teacher_share"] or None), asked])
     return Grid(headings=["method", *stages, "teacher in the later loss", "speed-up asked for"], rows=rows)
+
+
+def target_table(results: Results) -> Grid | None:
+    """Quality and padding-free FLOPs speed-up on test of what was trained towards a speed-up, as it was trained."""
+    asked = {
+        row["method"]: row["training"]["target_speedup"]
+        for row in results.rows
+        if row["setting"] == AS_TRAINED and row["training"]["target_speedup"] is not None
+    }
+    rows, used = [], []
+    for method in results.methods:
+        if method in asked:
+            found = {dataset: results.of(dataset, method, AS_TRAINED) for dataset in results.datasets}
+            used += [row for seeds in found.values() for row in seeds]
+            rows.append([method, f"{asked[method]:g}x", *(_quality_cell(seeds) for seeds in found.values())])
+    if not rows:
+        return None
+    headings = [f"{dataset}: {results.metric(dataset)} % (x reached)" for dataset in results.datasets]
+    return Grid(headings=["method", "asked for", *headings], rows=rows, source=results.source_of(used))
 
 
 def _percent(share: float | None) -> str:
