@@ -286,7 +286,7 @@ def training_table(results: Results) -> Grid:
 
 
 def target_table(results: Results) -> Grid | None:
-    """Quality and speed-up on test of what was trained towards a speed-up, as it was trained; None without such."""
+    """Quality and FLOPs speed-up of what was trained towards a speed-up, as trained; None without such."""
     asked = {
         row["method"]: row["training"]["target_speedup"]
         for row in results.rows
