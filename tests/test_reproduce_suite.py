@@ -78,6 +78,7 @@ def test_a_misspelt_key_is_named_before_what_is_missing():
         ({"teacher": "brt"}, "teacher is 'brt'; did you mean 'bert'?"),
         ({"teacher": "ltp"}, "teacher is 'ltp', which prunes, exits or keeps few layers; name a dense"),
         ({"teacher": "truncated"}, "teacher is 'truncated', which prunes, exits or keeps few layers"),
+        ({"shows_text_of": ["review"]}, "shows_text_of names 'review'; did you mean 'reviews'?"),
         ({"name": "a/b"}, "name is 'a/b'; use letters"),
         ({"backbone": 3}, "backbone is 3; it must be a text"),
     ],

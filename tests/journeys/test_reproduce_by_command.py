@@ -177,6 +177,15 @@ def test_the_report_stands_beside_the_results(whole):
     assert page.count("data:image/png;base64,") == 6
 
 
+def test_a_report_shows_texts_only_of_datasets_that_may_be_shown(whole, run, place, tmp_path):
+    output = tmp_path / "shown"
+    shutil.copytree(whole[0], output)
+    for shown, is_there in ((["likeness"], True), ([], False)):
+        code, _, err = reproduce(run, place, output, shows_text_of=shown)
+        assert code == 0, err
+        assert ("figure 3" in (output / "report.md").read_text(encoding="utf-8")) is is_there
+
+
 def test_nothing_names_a_folder_of_this_machine(whole, place):
     for file in whole[0].rglob("*"):
         if file.suffix in (".json", ".jsonl", ".md", ".html"):

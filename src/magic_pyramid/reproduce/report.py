@@ -137,8 +137,9 @@ def _timing(results: Results) -> list[str]:
 
 def _attention(results: Results, output: Path, texts: dict[str, SuiteRows]) -> Path | None:
     """The layer that drops most tokens of one test text, in the first model that prunes."""
+    shown = results.suite.shows_text_of
     for cell in cells_of(results.suite):
-        rows = texts.get(cell.dataset.name)
+        rows = texts.get(cell.dataset.name) if shown is None or cell.dataset.name in shown else None
         if rows is None or not cell.is_reported or not cell.is_trained(output):
             continue
         classifier = Classifier.from_pretrained(cell.folder(output))

@@ -166,6 +166,8 @@ class Suite(Config):
     """Points of the dense teacher's validation quality that a chosen setting may lose."""
     timing: Timing = field(default_factory=Timing)
     """How time is measured."""
+    shows_text_of: tuple[str, ...] | None = None
+    """Datasets of which the report may show a text, as where a licence allows it; None: any."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -184,6 +186,9 @@ class Suite(Config):
             check_within("suite", "max_drops", value, 0.0, 100.0)
         if self.teacher not in (known := [*(method.name for method in self.methods), *PRESETS]):
             raise ConfigError(f"teacher is {self.teacher!r}; {nearest(self.teacher, known)}")
+        for name in self.shows_text_of or ():
+            if name not in (there := [dataset.name for dataset in self.datasets]):
+                raise ConfigError(f"shows_text_of names {name!r}; {nearest(name, there)}")
         teacher = find_preset(self.teacher_method.preset)
         is_student = find_recipe(self.teacher_method.recipe or teacher.recipe).student_keeps != "all"
         if teacher.prune is not None or teacher.exit is not None or is_student:
