@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.saved_tokenizer import SavedTokenizer
-from magic_pyramid.tokenization import EncodedTexts, TextEncoder
+from magic_pyramid.tokenization import EncodedTexts, TextEncoder, evenly_spaced
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "quiet", "lovely", "film", "##s", "bad"]
 
@@ -211,3 +211,11 @@ def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
     with pytest.raises(CheckpointError, match=r"cannot be read|no fast form"):
         TextEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "places"),
+    [(5, 9, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (100, 2, [0, 99]), (1, 4, [0]), (0, 4, [])],
+)
+def test_places_are_evenly_spaced_over_all_there_are(size, count, places):
+    assert evenly_spaced(size, count) == places

@@ -13,7 +13,7 @@ from magic_pyramid.errors import ConfigError
 from magic_pyramid.metrics import Label, examples_of, quality
 from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.sweep import PRUNE_SCALES, exit_statistics, simulate, thresholds_of
-from magic_pyramid.tokenization import EncodedTexts
+from magic_pyramid.tokenization import EncodedTexts, evenly_spaced
 
 MAX_ROWS = 1000
 """Texts looked at; of a larger set, this many at even distances."""
@@ -75,8 +75,7 @@ def calibrate(
     # A question counts with all its windows.
     example = examples_of(labels)
     count = int(example.max()) + 1
-    chosen = np.linspace(0, count - 1, min(count, MAX_ROWS)).round().astype(int)
-    rows = np.flatnonzero(np.isin(example, chosen)).tolist()
+    rows = np.flatnonzero(np.isin(example, evenly_spaced(count, MAX_ROWS))).tolist()
     encoded, labels = encoded.select(rows), [labels[row] for row in rows]
     dense = engine.answer_all_heads(encoded, scale=0.0)
     last = config.backbone.num_hidden_layers - 1

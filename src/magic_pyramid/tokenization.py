@@ -67,8 +67,13 @@ class EncodedTexts:
 def places_over_lengths(lengths: Sequence[int], count: int) -> list[int]:
     """At most so many places, at even distances over the sorted lengths."""
     order = np.argsort(np.asarray(lengths), kind="stable")
-    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [int(place) for place in order[places]]
+    return [int(place) for place in order[evenly_spaced(len(order), count)]]
+
+
+def evenly_spaced(size: int, count: int) -> list[int]:
+    """At most ``count`` places of ``size``, at even distances, the first and the last among them."""
+    places: list[int] = np.linspace(0, size - 1, min(count, size)).round().astype(int).tolist()
+    return places
 
 
 class TextEncoder:

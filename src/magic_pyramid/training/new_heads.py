@@ -1,13 +1,12 @@
 """New exit heads meet the states of an encoder that is trained already."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from magic_pyramid.exiting.heads import ClsHead
 from magic_pyramid.model import Masking, PyramidModel
 from magic_pyramid.packing import PackedBatch, pack_sequences
-from magic_pyramid.tokenization import EncodedTexts
+from magic_pyramid.tokenization import EncodedTexts, evenly_spaced
 
 NUM_ROWS = 256
 """Rows whose states say how first tokens differ, spread evenly over the train split."""
@@ -30,7 +29,7 @@ def standardise_exit_heads(model: PyramidModel, encoded: EncodedTexts, *, maskin
     hooks = [head.register_forward_pre_hook(note) for head in seen]
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    places = np.unique(np.linspace(0, len(encoded) - 1, NUM_ROWS).astype(int)).tolist()
+    places = evenly_spaced(len(encoded), NUM_ROWS)
     for start in range(0, len(places), _ROWS_AT_ONCE):
         chosen = encoded.select(places[start : start + _ROWS_AT_ONCE])
         batch = pack_sequences(chosen.token_ids, token_type_ids=chosen.token_type_ids)
