@@ -75,7 +75,7 @@ class Canvas:
         self.figure.savefig(path, dpi=DPI, facecolor=PAPER)
         if path.suffix.lower() == ".png":
             with Image.open(path) as drawn:
-                few = drawn.convert("RGB").quantize(COLORS, kmeans=1)
+                few = drawn.convert("RGB").quantize(COLORS)
             few.save(path, optimize=True)
         return path
 

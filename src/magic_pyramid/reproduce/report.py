@@ -139,8 +139,8 @@ def _attention(results: Results, output: Path, texts: dict[str, SuiteRows]) -> P
     """The layer that drops most tokens of one test text, in the first model that prunes."""
     shown = results.suite.shows_text_of
     for cell in cells_of(results.suite):
-        rows = texts.get(cell.dataset.name) if shown is None or cell.dataset.name in shown else None
-        if rows is None or not cell.is_reported or not cell.is_trained(output):
+        rows, may_show = texts.get(cell.dataset.name), shown is None or cell.dataset.name in shown
+        if rows is None or not may_show or not cell.is_reported or not cell.is_trained(output):
             continue
         classifier = Classifier.from_pretrained(cell.folder(output))
         if classifier.config.prune is None or classifier.config.span is not None:

@@ -186,8 +186,9 @@ class Suite(Config):
             check_within("suite", "max_drops", value, 0.0, 100.0)
         if self.teacher not in (known := [*(method.name for method in self.methods), *PRESETS]):
             raise ConfigError(f"teacher is {self.teacher!r}; {nearest(self.teacher, known)}")
+        there = [dataset.name for dataset in self.datasets]
         for name in self.shows_text_of or ():
-            if name not in (there := [dataset.name for dataset in self.datasets]):
+            if name not in there:
                 raise ConfigError(f"shows_text_of names {name!r}; {nearest(name, there)}")
         teacher = find_preset(self.teacher_method.preset)
         is_student = find_recipe(self.teacher_method.recipe or teacher.recipe).student_keeps != "all"
