@@ -23,8 +23,8 @@ BACKBONE = tiny.BACKBONE.replace(num_hidden_layers=2)
 RNG_SEEDS = {"train": 0, "validation": 1, "test": 2}
 
 
-def make_encoder(folder: Path) -> Path:
-    config = tiny.PLAIN.replace(backbone=BACKBONE)
+def make_encoder(folder: Path, *, num_layers: int = BACKBONE.num_hidden_layers) -> Path:
+    config = tiny.PLAIN.replace(backbone=BACKBONE.replace(num_hidden_layers=num_layers))
     to_huggingface(tiny.build(config, spread=0.05), folder, encoder=TextEncoder(tiny.tokenizer()))
     return folder
 

@@ -334,6 +334,12 @@ def machine() -> str:
     return ", ".join([*parts, platform.system()])
 
 
+def arithmetic(device: str) -> str:
+    """What PyTorch computes in on a device, for provenance."""
+    rounds = device.startswith("cuda") and torch.get_float32_matmul_precision() != "highest"
+    return "fp32, matrix products in TF32" if rounds else "fp32"
+
+
 def _cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
     if not path.exists():

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from magic_pyramid.cli.options import JsonOption, ThreadsOption, read_pairs
+from magic_pyramid.cli.options import DeviceOption, JsonOption, ThreadsOption, choose_device, read_pairs
 from magic_pyramid.cli.output import plain, print_json, say, show, typed
 from magic_pyramid.errors import ConfigError, nearest
 
@@ -55,6 +55,7 @@ def reproduce(
         bool, typer.Option("--no-timing", help="Leave the wall-clock for a later call, on a quiet machine.")
     ] = False,
     threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train and measure every dataset, method and seed of a suite that is not done yet, and write a report.
@@ -63,6 +64,7 @@ def reproduce(
     """
     from magic_pyramid.reproduce import prepare, read_suite
 
+    chosen_device = choose_device(device)
     found = read_suite(suite)
     if backbone is not None:
         found = replace(found, backbone=backbone)
@@ -77,7 +79,14 @@ def reproduce(
     from magic_pyramid.training import show_progress
 
     command = typed(context.obj["argv"])
-    rows = run(prepared, command=command, say=say, progress=show_progress, times=not no_timing)
+    rows = run(
+        prepared,
+        command=command,
+        say=say,
+        progress=show_progress,
+        device=chosen_device,
+        times=not no_timing,
+    )
     if as_json:
         print_json(rows)
         return

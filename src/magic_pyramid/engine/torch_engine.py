@@ -19,7 +19,9 @@ from magic_pyramid.packing import PackedBatch, pack_sequences
 from magic_pyramid.tokenization import EncodedTexts
 
 TOKENS_PER_BATCH = 4096
-"""Default token budget: enough rows to fill the matrix kernels, few enough to stay in cache."""
+"""Default token budget on a CPU: enough rows to fill the matrix kernels, few enough to stay in cache."""
+GPU_TOKENS_PER_BATCH = 32_768
+"""The same on other devices, where starting a kernel costs more than most of them take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,10 @@ class TorchEngine:
 
     name: ClassVar[str] = "torch"
 
-    def __init__(self, model: PyramidModel, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> None:
+    def __init__(self, model: PyramidModel, *, tokens_per_batch: int | None = None) -> None:
         self.model = model.eval()
-        self.tokens_per_batch = tokens_per_batch
+        is_cpu = model.embeddings.token.weight.device.type == "cpu"
+        self.tokens_per_batch = tokens_per_batch or (TOKENS_PER_BATCH if is_cpu else GPU_TOKENS_PER_BATCH)
 
     def run(self, encoded: EncodedTexts, *, setting: Setting, batch_size: int | None = None) -> EngineOutput:
         """Answer every input; rows come back in input order."""

@@ -17,7 +17,7 @@ from magic_pyramid.data.loading import fingerprint_of
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.engine.threads import threads_of
 from magic_pyramid.evaluation import wall_clock
-from magic_pyramid.fitting import commit, fit, machine
+from magic_pyramid.fitting import arithmetic, commit, fit, machine
 from magic_pyramid.labelled_rows import label_rows
 from magic_pyramid.reproduce.measure import measure
 from magic_pyramid.reproduce.plan import PLAN_FILE, Cell, Only, Run, check_folders, plan_runs, teacher_of
@@ -103,6 +103,7 @@ def reproduce(
     command: str,
     say: Callable[[str], None],
     progress: Callable[[], AbstractContextManager[OnEvent]],
+    device: str = "cpu",
     times: bool = True,
 ) -> list[dict[str, Any]]:
     """Train and measure the chosen runs, and give the rows of all runs that are measured by then.
@@ -115,11 +116,12 @@ def reproduce(
         command: what the user typed, without folders of this machine.
         say: called with a line for each step.
         progress: gives a watcher for one training.
+        device: where PyTorch trains and measures; "cpu" measures with the native engine where it can.
         times: also measure wall-clock, where the suite asks for it.
     """
     suite, output = prepared.suite, prepared.output
     use_threads(suite.timing.threads)
-    worker = _Worker(prepared, command=command, say=say, progress=progress, times=times)
+    worker = _Worker(prepared, command=command, say=say, progress=progress, device=device, times=times)
     left = [run for run in prepared.chosen if not worker.complete(run, waits=False)]
     for run in left:
         say(f"{run.cell.name}: another process is at it; waiting")
@@ -141,10 +143,12 @@ class _Worker:
         command: str,
         say: Callable[[str], None],
         progress: Callable[[], AbstractContextManager[OnEvent]],
+        device: str,
         times: bool,
     ) -> None:
         self.prepared, self.suite, self.output = prepared, prepared.suite, prepared.output
-        self.command, self.say, self.progress, self.times = command, say, progress, times
+        self.command, self.say, self.progress = command, say, progress
+        self.device, self.times = device, times
         self.commit = commit()
 
     def complete(self, run: Run, *, waits: bool) -> bool:
@@ -178,6 +182,7 @@ class _Worker:
                 preset=cell.method.preset,
                 config=run.settings.config,
                 model_changes=run.settings.model_changes,
+                device="cpu" if self.device == "cpu" else None,
                 resume=work.exists(),
                 on_event=on_event,
                 command=self.command,
@@ -218,7 +223,7 @@ class _Worker:
         if _is_stored(cell, self.output, MEASURED_FILE, key_of(asked)):
             return False
         self.say(f"{cell.name}: is measured on {len(rows.test):,} texts")
-        classifier = Classifier.from_pretrained(folder)
+        classifier = Classifier.from_pretrained(folder, device=self.device)
         found = measure(
             classifier,
             validation=rows.data.splits["validation"],
@@ -235,7 +240,7 @@ class _Worker:
             "commit": self.commit,
             "machine": machine(),
             "threads": threads_of(found["engine"]),
-            "dtype": "fp32",
+            "dtype": arithmetic(self.device),
             "engine": found["engine"],
             "backbone": Path(suite.backbone).name,
             "seed": cell.seed,
@@ -264,9 +269,11 @@ class _Worker:
         if not self.times or not timing.repeats or _is_stored(run.cell, self.output, TIMED_FILE, key):
             return False
         self.say(f"{run.cell.name}: is timed")
-        ours = Classifier.from_pretrained(folder)
+        ours = Classifier.from_pretrained(folder, device=self.device)
         engine = cast("EngineName", ours.engine.name)
-        dense = Classifier.from_pretrained(teacher.cell.folder(self.output), engine=engine)
+        dense = Classifier.from_pretrained(
+            teacher.cell.folder(self.output), device=self.device, engine=engine
+        )
         test = self.prepared.rows[run.cell.dataset.name].test
         settings = {
             row["setting"]: Setting(prune_scale=row["prune_scale"], exit_threshold=_threshold(row))
