@@ -145,7 +145,7 @@ def fit(
         "commit": source,
         **_provenance(data, config, report),
     }
-    classifier = Classifier(new.to("cpu"), encoder, info={"provenance": provenance, "calibration": {}})
+    classifier = Classifier(new, encoder, info={"provenance": provenance, "calibration": {}})
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
 
 
@@ -221,6 +221,7 @@ def _finish(
         calibration=classifier.info["calibration"],
         stages=provenance["stages"],
     )
+    classifier.model.to("cpu")
     classifier.save_pretrained(output, readme=model_card(classifier.config, content))
     seen = {
         split: row_fingerprints(data.splits[split])
