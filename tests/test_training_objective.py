@@ -235,7 +235,7 @@ def test_every_group_has_its_learning_rate_and_only_matrices_decay():
             assert found[id(parameter)] == (rate, 0.1 if decays else 0.0)
 
 
-BUDGET = FAST.replace(target_speedup=1.5, rank_weight=0.5, exit_teacher="finetuned", exit_weights="depth")
+BUDGET = FAST.replace(target_speedup=1.5, rank_weight=0.5)
 DEEP = PYRAMID.replace(backbone=PYRAMID.backbone.replace(num_hidden_layers=4))
 
 
@@ -246,7 +246,7 @@ def budgeted(config: ModelConfig = DEEP, train: TrainConfig = BUDGET) -> StageOb
     return StageObjective(toy_model(config), stage("soft_prune", train, config), budget=budget).eval()
 
 
-def test_a_budget_stage_adds_the_ranking_the_teacher_of_exits_and_the_penalty():
+def test_a_budget_stage_adds_the_ranking_and_the_penalty():
     objective = budgeted()
     batch, teacher = inputs().batch, inputs().teacher
     assert teacher is not None
@@ -256,11 +256,12 @@ def test_a_budget_stage_adds_the_ranking_the_teacher_of_exits_and_the_penalty():
     expected += 0.5 * distillation(output.logits, teacher.logits, temperature=1.0)
     expected += 0.5 * rank_distillation(output.masses[0], batch, teacher.ranking)
     expected += objective.budget.penalty(flops, dense, progress=0.0)
-    for layer, share in ((0, 0.5), (1, 1.0), (2, 1.5)):
-        logits = output.exit_logits[layer]
+    for logits in output.exit_logits.values():
         by_label = task_loss(logits, inputs().targets, problem_type="single_label")
-        by_teacher = distillation(logits, teacher.logits, temperature=1.0)
-        expected += share / 3 * (0.5 * by_label + 0.5 * by_teacher)
+        by_final = exit_distillation(
+            logits, output.logits.detach(), kl="forward", problem_type="single_label"
+        )
+        expected += (0.5 * by_label + 0.5 * by_final) / 3
     torch.testing.assert_close(objective(inputs())["loss"], expected)
 
 

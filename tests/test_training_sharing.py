@@ -90,10 +90,10 @@ def facts(model=PYRAMID, train=APART, *, stage="finetune"):
 
 
 LATER = {
-    "distill_weight": 0.9, "exit_teacher": "finetuned", "random_scale": 1.5, "target_speedup": 2.0,
+    "distill_weight": 0.9, "exit_teacher": "labels", "random_scale": 1.5, "target_speedup": 2.0,
     "budget_exact": True, "budget_ramp": 0.1, "reach_temperature": 0.3, "learning_rate_budget": 0.3,
     "rank_weight": 0.2, "rank_floor": 0.3, "rank_top_k": 7, "distill_temperature": 4.0, "max_drop": 2.0,
-    "learning_rate_thresholds": 0.5, "learning_rate_exits": 0.5, "exit_weights": "depth",
+    "learning_rate_thresholds": 0.5, "learning_rate_exits": 0.5, "exit_weights": "depth_of_all",
     "learning_rate_pruning": 1e-6,
     "epochs": {**APART.epochs, "hard_prune": 7.0}, "min_steps": 9, "validation_share": 0.3,
 }  # fmt: skip
@@ -152,7 +152,7 @@ def test_exits_that_learn_with_the_backbone_must_be_the_same():
     assert facts(train=joint) == facts(PYRAMID.replace(prune=None), joint)
     assert facts(train=joint) != facts(cls, joint)
     assert facts(train=joint) != facts(PRUNING, joint)
-    assert facts(train=joint) != facts(train=joint.replace(exit_weights="depth"))
+    assert facts(train=joint) != facts(train=joint.replace(exit_weights="depth_of_all"))
 
 
 def test_exits_that_wait_leave_the_fine_tuning_to_everybody():

@@ -162,8 +162,7 @@ def _with_teacher(config: TrainConfig, fresh: Sequence[str]) -> TrainConfig:
             "distill_student learns from the fine-tuned model, but finetune has 0 epochs and the model given "
             "has no classifier for these labels; give a fine-tuned model, or finetune some epochs"
         )
-    teacher = "final_head" if config.exit_teacher == "finetuned" else config.exit_teacher
-    return config.replace(distill_weight=0.0, rank_weight=0.0, exit_teacher=teacher)
+    return config.replace(distill_weight=0.0, rank_weight=0.0)
 
 
 def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:

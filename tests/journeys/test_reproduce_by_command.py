@@ -186,6 +186,19 @@ def test_a_report_shows_texts_only_of_datasets_that_may_be_shown(whole, run, pla
         assert ("figure 3" in (output / "report.md").read_text(encoding="utf-8")) is is_there
 
 
+def test_measured_models_may_be_deleted(whole, run, place, tmp_path):
+    output = tmp_path / "measured"
+    shutil.copytree(whole[0], output)
+    for file in output.rglob("model.safetensors"):
+        file.unlink()
+    code, _, err = reproduce(run, place, output)
+    assert code == 0, err
+    assert "trains" not in err
+    text = (output / "report.md").read_text(encoding="utf-8")
+    assert "| both |" in text
+    assert "figure 3" not in text
+
+
 def test_nothing_names_a_folder_of_this_machine(whole, place):
     for file in whole[0].rglob("*"):
         if file.suffix in (".json", ".jsonl", ".md", ".html"):

@@ -52,12 +52,11 @@ class TrainConfig(Config):
     """Weight of the exits' mean loss while the backbone trains; 0 trains them in `distill_exits` only."""
     joint_from: Literal["finetune", "soft_prune"] = "finetune"
     """The first stage in which exits learn while the backbone does."""
-    exit_teacher: Literal["final_head", "finetuned", "labels"] = "final_head"
-    """Whom exits learn from after `finetune`: the final head of the moment, the fine-tuned model, or nobody,
-    from the labels."""
-    exit_weights: Literal["uniform", "depth", "depth_of_all"] = "uniform"
-    """How the exits share their weight while the backbone trains: alike, or in proportion to their depth;
-    `depth_of_all` counts the final head in, all weights together being 1."""
+    exit_teacher: Literal["final_head", "labels"] = "final_head"
+    """Whom exits learn from after `finetune`: the final head of the moment, or nobody, from the labels."""
+    exit_weights: Literal["uniform", "depth_of_all"] = "uniform"
+    """How the exits share their weight while the backbone trains: alike, or each by its depth, the final head
+    counted in and all weights together being 1."""
     student_keeps: Literal["all", "first", "alternate"] = "all"
     """Layers of the encoder that the model keeps: all, the first, or evenly spaced ones. The others go before
     `distill_student`, where the whole encoder is the teacher, or at the start where that has 0 epochs."""
@@ -100,8 +99,8 @@ class TrainConfig(Config):
         for value in self.epochs.values():
             check_within("train", "epochs", value, 0.0, 10_000.0)
         check_choice("train", "joint_from", self.joint_from, Literal["finetune", "soft_prune"])
-        check_choice("train", "exit_teacher", self.exit_teacher, Literal["final_head", "finetuned", "labels"])
-        check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth", "depth_of_all"])
+        check_choice("train", "exit_teacher", self.exit_teacher, Literal["final_head", "labels"])
+        check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth_of_all"])
         check_choice("train", "student_keeps", self.student_keeps, Literal["all", "first", "alternate"])
         check_choice("train", "precision", self.precision, Literal["fp32", "bf16", "fp16"])
         check_within("train", "tokens_per_batch", self.tokens_per_batch, 1, 10_000_000)

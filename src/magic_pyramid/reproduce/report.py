@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from magic_pyramid.checkpoint.save import WEIGHTS_FILE
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.report.attention import draw_attention
 from magic_pyramid.report.sections import Section, report_html, report_markdown
@@ -136,11 +137,12 @@ def _timing(results: Results) -> list[str]:
 
 
 def _attention(results: Results, output: Path, texts: dict[str, SuiteRows]) -> Path | None:
-    """The layer that drops most tokens of one test text, in the first model that prunes."""
+    """The layer that drops most tokens of one test text, in the first stored model that prunes."""
     shown = results.suite.shows_text_of
     for cell in cells_of(results.suite):
         rows, may_show = texts.get(cell.dataset.name), shown is None or cell.dataset.name in shown
-        if rows is None or not may_show or not cell.is_reported or not cell.is_trained(output):
+        has_weights = (cell.folder(output) / WEIGHTS_FILE).exists()
+        if rows is None or not may_show or not cell.is_reported or not has_weights:
             continue
         classifier = Classifier.from_pretrained(cell.folder(output))
         if classifier.config.prune is None or classifier.config.span is not None:

@@ -123,8 +123,6 @@ class StageObjective(nn.Module):
             if stage.exit_distill_weight > 0:
                 loss = exit_distillation(logits, output.logits.detach(), kl=kl, problem_type=problem)
                 yield share * stage.exit_distill_weight, loss
-            if stage.exit_teacher_weight > 0:
-                yield share * stage.exit_teacher_weight, self._by_teacher(logits, inputs)
 
     def _by_teacher(self, logits: Tensor, inputs: TrainBatch) -> Tensor:
         assert inputs.teacher is not None

@@ -49,8 +49,6 @@ class Stage(Config):
     """Weight of each exit head's loss against the labels."""
     exit_distill_weight: float = 0.0
     """Weight of each exit head's KL to the final head."""
-    exit_teacher_weight: float = 0.0
-    """Weight of each exit head's KL to the fine-tuned model."""
     exit_weights: Literal["uniform", "depth"] = "uniform"
     """Whether all heads have these weights, or only on average: in proportion to their depth."""
     warmup: float = 0.0
@@ -61,7 +59,7 @@ class Stage(Config):
     @property
     def asks_exits(self) -> bool:
         """Whether the exit heads take part."""
-        return max(self.exit_label_weight, self.exit_distill_weight, self.exit_teacher_weight) > 0
+        return max(self.exit_label_weight, self.exit_distill_weight) > 0
 
     @property
     def learns_exits_only(self) -> bool:
@@ -71,7 +69,7 @@ class Stage(Config):
     @property
     def asks_teacher(self) -> bool:
         """Whether the fine-tuned model's answers are needed."""
-        return max(self.distill_weight, self.rank_weight, self.exit_teacher_weight) > 0
+        return max(self.distill_weight, self.rank_weight) > 0
 
     def rank_weight_at(self, progress: float) -> float:
         """Weight of the order when so much of the stage, in [0, 1], is done."""
@@ -172,15 +170,12 @@ def _with_backbone(exit_weight: float) -> tuple[ParameterGroup, ...]:
 
 
 def _exit_losses(weight: float, train: TrainConfig, *, label_share: float) -> dict[str, Any]:
-    """What exit heads learn from after fine-tuning: labels by their share, the rest from the teacher."""
+    """What exit heads learn from after fine-tuning: labels by their share, the rest from the final head."""
     if train.exit_teacher == "labels":
         label_share = 1.0
-    by_teacher = (1.0 - label_share) * weight
-    is_finetuned = train.exit_teacher == "finetuned"
     return {
         "exit_label_weight": label_share * weight,
-        "exit_distill_weight": 0.0 if is_finetuned else by_teacher,
-        "exit_teacher_weight": by_teacher if is_finetuned else 0.0,
+        "exit_distill_weight": (1.0 - label_share) * weight,
     }
 
 
