@@ -1,8 +1,9 @@
-"""The packaged demo: where it lies, its four settings, and that its model and texts are whole."""
+"""The packaged demo: where it lies, its settings, and that its model and texts are whole."""
 
 import pytest
 
 from magic_pyramid import Classifier, demo_data, demo_model_path
+from magic_pyramid.certify.certificate import stored_certificate
 from magic_pyramid.data import Example
 from magic_pyramid.demo import demo_rows
 from magic_pyramid.engine.interface import DENSE, Setting
@@ -15,7 +16,9 @@ def test_the_table_has_a_row_for_each_setting():
     calls = []
 
     class Recorder:
-        def setting(self, *, exit_threshold=0.3, prune_scale=2.0):
+        def setting(self, *, exit_threshold=0.3, prune_scale=2.0, speed=None):
+            if speed is not None:
+                return speed
             return Setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
 
         def compare(self, examples, *, settings, repeats):
@@ -23,14 +26,16 @@ def test_the_table_has_a_row_for_each_setting():
             return {name: {"accuracy": 0.5} for name in settings}
 
     table = demo_rows(Recorder(), [Example(text="a", label=0)] * 3, repeats=2)
-    assert [row["setting"] for row in table["rows"]] == ["bert", "ltp", "exits", "magic_pyramid"]
-    assert all(row["accuracy"] == 0.5 for row in table["rows"])
     settings = {
-        "bert": DENSE,
-        "ltp": Setting(exit_threshold=None, prune_scale=2.0),
-        "exits": Setting(exit_threshold=0.3, prune_scale=0.0),
-        "magic_pyramid": Setting(exit_threshold=0.3, prune_scale=2.0),
+        "dense": DENSE,
+        "tokens only": Setting(exit_threshold=None, prune_scale=2.0),
+        "exits only": Setting(exit_threshold=0.3, prune_scale=0.0),
+        "certified": "certified",
+        "balanced": "balanced",
+        "fastest": "fastest",
     }
+    assert [row["setting"] for row in table["rows"]] == list(settings)
+    assert all(row["accuracy"] == 0.5 for row in table["rows"])
     assert calls == [(3, settings, 2)]
 
 
@@ -60,5 +65,9 @@ def test_the_model_prunes_exits_and_answers():
     classifier = Classifier.from_pretrained("demo")
     assert classifier.config.prune is not None
     assert classifier.config.exit is not None
+    certificate = stored_certificate(classifier.info)
+    assert certificate is not None
+    assert certificate.is_certified
+    assert certificate.provenance["overlap_with_training"] in (0, None)
     found = classifier.predict(["A quiet, lovely film.", "Dull and far too long."])
     assert len(set(found.labels)) == 2

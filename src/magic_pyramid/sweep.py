@@ -23,7 +23,7 @@ from magic_pyramid.tokenization import EncodedTexts
 
 EXIT_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, *(round(0.05 * step, 2) for step in range(2, 20)))
 """Thresholds that are tried, safest first."""
-PRUNE_SCALES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+PRUNE_SCALES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """Multipliers of the token thresholds that are tried, safest first."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from magic_pyramid.certify import SPEEDS
 from magic_pyramid.data import Example, load_data
 from magic_pyramid.engine.interface import DENSE, Setting
 
@@ -36,12 +37,15 @@ def demo_data() -> dict[str, list[Example]]:
 
 
 def demo_rows(classifier: Compares, examples: Sequence[Example], *, repeats: int = 5) -> dict[str, Any]:
-    """Evaluate four settings of the same weights: ``{"rows": [...]}``, one row a setting."""
+    """Evaluate settings of the same weights: ``{"rows": [...]}``, one row a setting.
+
+    Beside the dense model these are each half of the default setting alone, and the named speeds.
+    """
     settings = {
-        "bert": DENSE,
-        "ltp": classifier.setting(exit_threshold=None),
-        "exits": classifier.setting(prune_scale=0.0),
-        "magic_pyramid": classifier.setting(),
+        "dense": DENSE,
+        "tokens only": classifier.setting(exit_threshold=None),
+        "exits only": classifier.setting(prune_scale=0.0),
+        **{name: classifier.setting(speed=name) for name in SPEEDS},
     }
     rows = classifier.compare(examples, settings=settings, repeats=repeats)
     return {"rows": [{"setting": name, **row} for name, row in rows.items()]}
