@@ -182,7 +182,7 @@ class _Worker:
                 preset=cell.method.preset,
                 config=run.settings.config,
                 model_changes=run.settings.model_changes,
-                device="cpu" if self.device == "cpu" else None,
+                device=self.device,
                 resume=work.exists(),
                 on_event=on_event,
                 command=self.command,
