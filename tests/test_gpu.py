@@ -99,4 +99,5 @@ def test_products_in_less_than_fp32_are_recorded():
     assert arithmetic("cuda") == arithmetic("cpu") == "fp32"
     torch.set_float32_matmul_precision("high")
     assert arithmetic("cuda:0") == "fp32, matrix products in TF32"
+    assert arithmetic("cuda", precision="bf16") == "bf16"
     assert arithmetic("cpu") == "fp32"

@@ -16,6 +16,7 @@ from magic_pyramid.certify import Goal
 from magic_pyramid.data import fingerprint_of, load_data
 from magic_pyramid.demo import demo_rows
 from magic_pyramid.engine.interface import DENSE
+from magic_pyramid.fitting import machine
 from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tuning import certify_folder
 
@@ -79,7 +80,11 @@ def main(run: Path, sentences: Path, reviews: Path, certify: Path) -> None:
         datasets=("sentence_polarity", "movie_reviews"),
         languages=("en",),
         rows=demo_rows(cast("Any", certified), examples, repeats=0)["rows"],
-        provenance={key: provenance.get(key) for key in ("command", "commit", "machine", "dtype", "seed")},
+        provenance={
+            **{key: provenance.get(key) for key in ("command", "commit", "seed")},
+            "machine": f"trained on {provenance['machine']}; measured on {machine()}",
+            "dtype": f"trained in {provenance['dtype']}; measured in fp32",
+        },
         calibration=certified.info["calibration"],
         stages=provenance["stages"],
         limitations=(*LIMITATIONS, storage_sentence(as_trained, as_stored)),

@@ -108,7 +108,7 @@ def fit(
         resume: go on where an interrupted run of the same settings stopped.
         on_event: called as training goes.
         command: what the user typed, for the model card.
-        device: "cpu", or None for the best there is.
+        device: "cpu"; None, and any other name, for the best there is.
         shared: folder of stages that several trainings have in common; each is trained once.
 
     Raises:
@@ -143,7 +143,7 @@ def fit(
         "base_model": Path(model).name,
         "date": started.strftime("%Y-%m-%d"),
         "commit": source,
-        **_provenance(data, config, report),
+        **_provenance(data, config, report, device=next(new.parameters()).device.type),
     }
     classifier = Classifier(new, encoder, info={"provenance": provenance, "calibration": {}})
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
@@ -170,7 +170,9 @@ def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:
     return {"base_layers": base_layers} if base_layers > model.backbone.num_hidden_layers else {}
 
 
-def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) -> dict[str, Any]:
+def _provenance(
+    data: LabelledData, config: TrainConfig, report: TrainReport, *, device: str
+) -> dict[str, Any]:
     """What a result of this training must be able to say about itself."""
     return {
         "data": data.name,
@@ -180,7 +182,7 @@ def _provenance(data: LabelledData, config: TrainConfig, report: TrainReport) ->
         },
         "machine": machine(),
         "threads": torch.get_num_threads(),
-        "dtype": config.precision,
+        "dtype": arithmetic(device, precision=config.precision),
         "seed": config.seed,
         "train_config": config.to_dict(),
         "stages": [_stage_row(stage) for stage in report.to_dict()["stages"]],
@@ -334,10 +336,10 @@ def machine() -> str:
     return ", ".join([*parts, platform.system()])
 
 
-def arithmetic(device: str) -> str:
+def arithmetic(device: str, *, precision: str = "fp32") -> str:
     """What PyTorch computes in on a device, for provenance."""
     rounds = device.startswith("cuda") and torch.get_float32_matmul_precision() != "highest"
-    return "fp32, matrix products in TF32" if rounds else "fp32"
+    return "fp32, matrix products in TF32" if rounds and precision == "fp32" else precision
 
 
 def _cpu_info() -> list[str]:

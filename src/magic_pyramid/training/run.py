@@ -60,7 +60,7 @@ def train(
         resume: go on in that work folder; what is finished is not repeated.
         on_event: called as training goes, in the main process.
         checkpoint_seconds: time between two checkpoints.
-        device: "cpu", or None for the best there is.
+        device: "cpu"; None, and any other name, for the best there is.
         shared: folder of stages that trainings have in common: a stage that another training has finished is
             taken over from there, and a new one is left there.
         has_new_exit_heads: the model's exit heads have learned nothing yet.
