@@ -1,6 +1,7 @@
 """What people hold: a model that predicts, is explained, measured, calibrated and saved."""
 
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -69,6 +70,7 @@ class Classifier(Predictor):
         self._config = model.config
         self._engine: Engine | None = model if isinstance(model, ExportedEngine) else None
         self._make_engine = make_engine
+        self._making = threading.Lock()
         self._folder = folder
 
     @classmethod
@@ -126,9 +128,11 @@ class Classifier(Predictor):
     @property
     def engine(self) -> Engine:
         """What answers texts; the native engine keeps the weights as they are when it is first asked for."""
-        if self._engine is None:
-            self._engine = self._make_engine(self.model)
-        return self._engine
+        # Threads that serve ask at once, and an engine has its own copy of the weights.
+        with self._making:
+            if self._engine is None:
+                self._engine = self._make_engine(self.model)
+            return self._engine
 
     def renew_engine(self) -> None:
         """Let the next call run the model's weights as they are by then."""

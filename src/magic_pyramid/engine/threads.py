@@ -1,7 +1,12 @@
 """How many threads an engine uses that is told no number."""
 
+import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
+
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Where Linux says how many microseconds of processor time a container gets in how many (cgroup v2)."""
 
 
 @dataclass(slots=True)
@@ -33,7 +38,15 @@ def threads_of(engine_name: str) -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use; no more than its container is given, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _container_limit() or cores)
+
+
+def _container_limit() -> int | None:
+    try:
+        microseconds, period = CPU_LIMIT.read_text().split()
+        return math.ceil(int(microseconds) / int(period))
+    except (OSError, ValueError):
+        # Not Linux, an older cgroup, or "max" for no limit.
+        return None
