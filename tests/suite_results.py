@@ -12,8 +12,8 @@ LAYERS = 6
 FACTS = {
     "command": "magic-pyramid reproduce s.yaml", "commit": "abc123", "train_commit": "abc122", "threads": 1,
     "machine": "Test CPU", "dtype": "fp32", "engine": "native", "backbone": "encoder", "train_rows": 100,
-    "validation_rows": 20, "validation": "the official split", "test_rows": 40,
-    "tested": "the official test split",
+    "validation_rows": 20, "validation": "the data's own split", "test_rows": 40,
+    "tested": "the data's own test split",
     "commonest_label": 0.525,
     "timed_against": "bert, dense, in the engine native", "timed_machine": "Test CPU", "timed_threads": 1,
     "timed_batch_size": 32, "timed_repeats": 5, "timed_rows": 128, "timed_commit": "abc123",

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 
 import pytest
+from transformers import AutoConfig, AutoModel
 
 import tiny
 from magic_pyramid import Classifier, fitting
@@ -17,6 +18,14 @@ from magic_pyramid.training import StageReport, TrainReport
 
 STAGES = ("finetune", "soft_prune", "hard_prune", "distill_exits")
 ENCODER = TextEncoder(tiny.tokenizer())
+TINY_BERT = {
+    "vocab_size": len(tiny.WORDS),
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 64,
+}
 
 
 def data(*, words=4, rows=8, validation=4, held_out=True, labels=("no", "yes")):
@@ -271,7 +280,56 @@ def test_numbers_agree_by_the_range_of_the_labels(encoder_folder, untrained, tmp
 def test_a_student_needs_a_teacher_that_knows_the_task(encoder_folder, untrained, tmp_path):
     config = TrainConfig(epochs={"distill_student": 1.0}, student_keeps="alternate")
     options = {"model": encoder_folder, "data": data(), "output": tmp_path / "out", "preset": "distilbert"}
-    with pytest.raises(ConfigError, match="the model given has no classifier for these labels; give a fine"):
+    with pytest.raises(
+        ConfigError, match="distill_student would learn from a final head that starts at rand"
+    ):
         fit(config=config, **options)
     fit(config=config.replace(distill_weight=0.0), **options)
+    assert untrained["config"].distill_weight == 0.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "message"),
+    [
+        (
+            ("no", "yes"),
+            {},
+            r"ends in a 'cls' head for the labels no, yes, while a 'fastbert' head for no, yes",
+        ),
+        (
+            ("yes", "no"),
+            {"final_head": "cls"},
+            r"for the labels no, yes, while a 'cls' head for yes, no is needed",
+        ),
+    ],
+    ids=["another head", "other labels"],
+)
+def test_a_final_head_must_not_stay_at_random(labels, changes, message, untrained, tmp_path):
+    to_huggingface(tiny.build(tiny.PLAIN.replace(labels=("no", "yes"))), tmp_path / "mine", encoder=ENCODER)
+    config = TrainConfig(epochs={"distill_exits": 1.0})
+    options = {
+        "model": str(tmp_path / "mine"),
+        "output": tmp_path / "out",
+        "preset": "fastbert",
+        "config": config,
+    }
+    with pytest.raises(ConfigError, match=f"the final head would stay at random.*{message}"):
+        fit(data=data(labels=labels), model_changes=changes, **options)
+    assert not untrained
+    fit(data=data(), model_changes={"final_head": "cls"}, **options)
+    assert untrained["config"].distill_weight == config.distill_weight
+
+
+def test_an_encoder_without_a_classifier_has_no_final_head_to_keep(untrained, tmp_path):
+    AutoModel.from_config(AutoConfig.for_model("bert", **TINY_BERT)).save_pretrained(tmp_path / "encoder")
+    tiny.tokenizer().save_pretrained(tmp_path / "encoder")
+    labels = ("LABEL_0", "LABEL_1")
+    options = {"model": str(tmp_path / "encoder"), "data": data(labels=labels), "output": tmp_path / "out"}
+    skips = {name: 1.0 for name in STAGES if name != "finetune"}
+    with pytest.raises(
+        ConfigError, match="the model given has no classifier, while a 'cls' head for LABEL_0"
+    ):
+        fit(preset="bert", config=TrainConfig(epochs=skips), **options)
+    # The stages that prune train it from labels, and nobody teaches.
+    fit(config=TrainConfig(epochs=skips), **options)
     assert untrained["config"].distill_weight == 0.0

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int64
 
 from magic_pyramid.calibration import MAX_ROWS
-from magic_pyramid.checkpoint import load_model, read_seen_rows, with_config, write_seen_rows
+from magic_pyramid.checkpoint import LoadedModel, load_model, read_seen_rows, with_config, write_seen_rows
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import STAGE_NAMES, ModelConfig, SpanConfig, TrainConfig
 from magic_pyramid.data import LabelledData, row_fingerprints
@@ -24,6 +24,7 @@ from magic_pyramid.report.card import CardContent, model_card
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import TrainEvent, TrainReport, train
 from magic_pyramid.training.processes import Processes, uses_cpu
+from magic_pyramid.training.stages import stages_of
 from magic_pyramid.training.student import meet_by_depth
 
 LONGEST_BY_DEFAULT = 256
@@ -126,7 +127,10 @@ def fit(
     # A checkout may move on while a model trains.
     started, source = datetime.now(UTC), commit()
     reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
-    config = _with_teacher(config, reconfigured.fresh)
+    new_names = (*loaded.info["new_parameters"], *reconfigured.fresh)
+    if any(name.startswith("final_head.") for name in new_names):
+        _check_final_head_learns(config, plan.model, loaded)
+        config = _without_teacher(config)
     new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
@@ -149,19 +153,32 @@ def fit(
     return _finish(classifier, data, output=output, base=loaded.folder, config=config, report=report)
 
 
-def _with_teacher(config: TrainConfig, fresh: Sequence[str]) -> TrainConfig:
-    """The config without what a fine-tuned model would teach, where there will be none.
-
-    Raises:
-        ConfigError: a student would have nobody to learn from.
-    """
-    if config.epochs_of("finetune") > 0 or not any(name.startswith("final_head.") for name in fresh):
-        return config
+def _check_final_head_learns(config: TrainConfig, model: ModelConfig, given: LoadedModel) -> None:
+    """Raise ConfigError where a final head that starts at random would stay so, or would teach a student."""
+    if config.epochs_of("finetune") > 0:
+        return
     if config.epochs_of("distill_student") > 0 and config.distill_weight > 0:
-        raise ConfigError(
-            "distill_student learns from the fine-tuned model, but finetune has 0 epochs and the model given "
-            "has no classifier for these labels; give a fine-tuned model, or finetune some epochs"
-        )
+        problem = "distill_student would learn from a final head that starts at random"
+    elif not any("final_head" in stage.trains for stage in stages_of(model, config)):
+        problem = "the final head would stay at random"
+    else:
+        return
+    old = given.model.config
+    has = "has no classifier"
+    if not given.info["new_parameters"]:
+        has = f"ends in a {old.final_head_kind!r} head for the labels {', '.join(old.labels)}"
+    raise ConfigError(
+        f"{problem}: finetune has 0 epochs, and the model given {has}, while a {model.final_head_kind!r} "
+        f"head for {', '.join(model.labels)} is needed; finetune some epochs, or give a model that is "
+        "fine-tuned for these labels in this order (--labels names those of whole-number labels) and keep "
+        "its kind of head (--set model.final_head=cls)"
+    )
+
+
+def _without_teacher(config: TrainConfig) -> TrainConfig:
+    """The config without what a fine-tuned model would teach, where there will be none."""
+    if config.epochs_of("finetune") > 0:
+        return config
     return config.replace(distill_weight=0.0, rank_weight=0.0)
 
 

@@ -109,12 +109,12 @@ def test_numbers_are_against_the_dense_teacher_and_say_where_they_are_from(whole
     assert facts["command"].startswith("magic-pyramid reproduce suite.yaml")
     assert (facts["backbone"], facts["tested"], facts["validation"]) == (
         "encoder",
-        "the official test split",
+        "the data's own test split",
         "held out of train",
     )
     assert (facts["train_rows"], facts["validation_rows"], facts["test_rows"]) == (48, 12, 30)
     assert facts["timed_against"] == f"bert, dense, in the engine {facts['timed_engine']}"
-    assert rows[-1]["provenance"]["tested"] == "the official validation split"
+    assert rows[-1]["provenance"]["tested"] == "the data's own validation split"
 
 
 def test_a_regression_has_both_correlations(whole):

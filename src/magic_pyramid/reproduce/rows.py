@@ -28,7 +28,7 @@ class SuiteRows:
     """`train` and `validation`."""
     test: Sequence[Example]
     tested: str
-    """What the tested rows are: an official split, or a part of train."""
+    """What the tested rows are: a split that the data has, or a part of train."""
     buckets: Buckets
     """Lengths by which the test is split, in tokens."""
 
@@ -90,7 +90,7 @@ def _rows(spec: Dataset, encoder: TextEncoder, *, folder: Path | None, longest: 
     return SuiteRows(
         data=replace(loaded, splits=used, held_out=held_out),
         test=test,
-        tested="held out of train" if spec.test_share else f"the official {spec.test} split",
+        tested="held out of train" if spec.test_share else f"the data's own {spec.test} split",
         buckets=buckets,
     )
 

@@ -246,7 +246,7 @@ class _Worker:
             "seed": cell.seed,
             "train_rows": len(rows.data.splits["train"]),
             "validation_rows": len(rows.data.splits["validation"]),
-            "validation": "held out of train" if rows.data.held_out else "the official split",
+            "validation": "held out of train" if rows.data.held_out else "the data's own split",
             "test_rows": len(rows.test),
             "tested": rows.tested,
             "commonest_label": commonest_share(rows.test),
