@@ -1,5 +1,7 @@
 """Choosing the speed knob: never more loss than allowed, and never slower when more is allowed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,8 +30,8 @@ MODELS = {
 }
 
 
-def calibrated(model, encoded, labels, *, max_drop):
-    return calibrate(TorchEngine(model), model.config, encoded, labels, max_drop=max_drop)
+def calibrated(model, encoded, labels, *, max_drop, **options):
+    return calibrate(TorchEngine(model), model.config, encoded, labels, max_drop=max_drop, **options)
 
 
 def own_labels(model):
@@ -88,6 +90,31 @@ def test_the_fastest_of_all_candidates_wins_where_everything_may_be_lost():
     }
     assert cost[found.prune_scale, found.exit_threshold] == min(cost.values())
     assert found.flops_speedup > 1
+
+
+@pytest.mark.parametrize("name", ["both", "exits"])
+def test_a_speedup_asked_for_is_met_at_the_least_loss(name):
+    model, labels = MODELS[name], own_labels(MODELS[name])
+    fastest = calibrated(model, ENCODED, labels, max_drop=100).flops_speedup
+    target = (1 + fastest) / 2
+    found = calibrated(model, ENCODED, labels, max_drop=0, target_speedup=target)
+    assert found.at_target.target_speedup == target
+    reached, speedup = measured(model, found.at_target, labels)
+    assert speedup == pytest.approx(found.at_target.flops_speedup, rel=1e-5)
+    assert reached == pytest.approx(found.at_target.quality, abs=1e-5)
+    assert speedup >= target
+    # Losing less, nothing is as fast.
+    less = 100 * (found.dense_quality - found.at_target.quality) - 1e-3
+    assert less < 0 or calibrated(model, ENCODED, labels, max_drop=less).flops_speedup < target
+    assert dataclasses.replace(found, at_target=None) == calibrated(model, ENCODED, labels, max_drop=0)
+
+
+def test_a_speedup_out_of_reach_gives_the_fastest_setting():
+    model, labels = MODELS["both"], own_labels(MODELS["both"])
+    fastest = calibrated(model, ENCODED, labels, max_drop=100)
+    found = calibrated(model, ENCODED, labels, max_drop=0, target_speedup=1000.0).at_target
+    assert (found.prune_scale, found.exit_threshold) == (fastest.prune_scale, fastest.exit_threshold)
+    assert calibrated(model, ENCODED, labels, max_drop=0).at_target is None
 
 
 def test_a_model_without_knobs_keeps_them_off():

@@ -103,7 +103,14 @@ def test_the_card_holds_everything_that_was_given() -> None:
             name="runs/reviews", base_model="org/encoder", license="mit", datasets=("reviews: long",),
             languages=("en",),
             rows=[ROW], provenance={"threads": 2, "command": "evaluate runs/reviews", "note": "quiet"},
-            calibration={"exit_threshold": 0.3, "split": "validation", "num_examples": 500, "drop": 0.4},
+            calibration={
+                "exit_threshold": 0.3, "split": "validation", "num_examples": 500,
+                "quality": 0.896, "dense_quality": 0.9,
+                "at_target": {
+                    "target_speedup": 4.0, "flops_speedup": 4.13, "quality": 0.885, "exit_threshold": 0.6,
+                    "prune_scale": 1.5,
+                },
+            },
             stages=({"stage": "finetune", "epochs": 3.0}, {"stage": "distill_exits", "loss": 0.123456}),
             limitations=("English only.",), attribution=("Reviews, CC BY 4.0.",),
         ),
@@ -118,7 +125,13 @@ def test_the_card_holds_everything_that_was_given() -> None:
         "| distill_exits | - | 0.1235 |", "- English only.", "- Reviews, CC BY 4.0.",
     ):  # fmt: skip
         assert line in card.splitlines()
-    assert "exit threshold 0.3 was chosen on `validation` (500 rows); there it costs 0.40 points" in card
+    assert (
+        "exit threshold 0.3 was chosen on `validation` (500 rows); there quality changes by -0.40 points"
+        in card
+    )
+    assert (
+        "There the 4x asked for changed quality by -1.50 points: exit threshold 0.6, prune scale 1.5." in card
+    )
     assert card.index("command:") < card.index("threads:") < card.index("note:")
     assert "may leave after any of 2 of its layers" in card
 
@@ -142,6 +155,15 @@ def test_a_dense_card_without_measurements_leaves_those_sections_out() -> None:
     assert "and 57 more" in card
     assert "gives two texts one label" in card
     assert "Exits are off by default" in card
+    unreached = {
+        "exit_threshold": None, "quality": 0.9, "dense_quality": 0.9,
+        "at_target": {
+            "target_speedup": 9.0, "flops_speedup": 8.0, "quality": 0.8, "exit_threshold": 0.95,
+            "prune_scale": 3.0,
+        },
+    }  # fmt: skip
+    card = model_card(_config(), CardContent(name="x", calibration=unreached))
+    assert "the 9x asked for are out of reach, and the fastest setting, 8.00x, changed quality by" in card
     assert "## Calibration" not in model_card(_config(), CardContent(name="x"))
 
 

@@ -1,6 +1,6 @@
 """Choosing the speed knob on held-out texts: the cheapest setting whose answers stay good enough."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,18 @@ from magic_pyramid.tokenization import EncodedTexts, evenly_spaced
 
 MAX_ROWS = 1000
 """Texts looked at; of a larger set, this many at even distances."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtTarget:
+    """The setting that loses least among those that reach a speed-up; where none does, the fastest."""
+
+    target_speedup: float
+    """Dense FLOPs over FLOPs that was asked for."""
+    exit_threshold: float | None
+    prune_scale: float
+    quality: float
+    flops_speedup: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +49,8 @@ class Calibration:
     """Calibration texts."""
     max_drop: float
     """Points that were allowed to be lost."""
+    at_target: AtTarget | None = None
+    """What the speed-up that training asked for would cost; None where none was asked for."""
     exit_statistics: ExitStatistics | None = None
     """What every head would have done; None where exits are off or count heads in a row."""
 
@@ -53,6 +67,7 @@ def calibrate(
     labels: Sequence[Label],
     *,
     max_drop: float,
+    target_speedup: float | None = None,
 ) -> Calibration:
     """Search prune scale and exit threshold together.
 
@@ -66,6 +81,7 @@ def calibrate(
         encoded: held-out texts, not used to fit any weight.
         labels: theirs.
         max_drop: points (0.5 is half a per cent) of quality that may be lost.
+        target_speedup: also say what this speed-up would cost.
 
     Raises:
         ConfigError: ``max_drop`` is no share of 100 points.
@@ -84,15 +100,11 @@ def calibrate(
     # Shares of counted rows are no round numbers: a loss of exactly max_drop must pass.
     floor = dense_quality - max_drop / 100 - 1e-9
 
-    best: Calibration | None = None
-    answers = dense
-    for scale in PRUNE_SCALES if config.prune else (1.0,):
-        is_dense = scale == 0.0 or not config.prune
-        cached = dense if is_dense else engine.answer_all_heads(encoded, scale=scale)
+    def candidates(scale: float, cached: AllAnswers) -> Iterator[Calibration]:
         for threshold in thresholds_of(config):
             setting = Setting(prune_scale=scale, exit_threshold=threshold)
             output, flops = simulate(config, cached, setting)
-            found = Calibration(
+            yield Calibration(
                 exit_threshold=threshold,
                 prune_scale=scale,
                 quality=quality(output.logits, labels, config),
@@ -101,12 +113,41 @@ def calibrate(
                 num_examples=len(encoded),
                 max_drop=max_drop,
             )
+
+    best: Calibration | None = None
+    answers = dense
+    everything: list[Calibration] = []
+    for scale in PRUNE_SCALES if config.prune else (1.0,):
+        is_dense = scale == 0.0 or not config.prune
+        cached = dense if is_dense else engine.answer_all_heads(encoded, scale=scale)
+        for found in candidates(scale, cached):
             if found.quality < floor:
                 break
             if best is None or found.flops_speedup > best.flops_speedup:
                 best, answers = found, cached
+        if target_speedup is not None:
+            everything += candidates(scale, cached)
     assert best is not None, "the dense run itself is the first candidate"
-    return replace(best, exit_statistics=_statistics(config, answers, best))
+    return replace(
+        best,
+        at_target=None if target_speedup is None else _at_target(everything, target_speedup),
+        exit_statistics=_statistics(config, answers, best),
+    )
+
+
+def _at_target(candidates: Sequence[Calibration], target_speedup: float) -> AtTarget:
+    reach = [found for found in candidates if found.flops_speedup >= target_speedup]
+    if reach:
+        chosen = max(reach, key=lambda found: (found.quality, found.flops_speedup))
+    else:
+        chosen = max(candidates, key=lambda found: found.flops_speedup)
+    return AtTarget(
+        target_speedup=target_speedup,
+        exit_threshold=chosen.exit_threshold,
+        prune_scale=chosen.prune_scale,
+        quality=chosen.quality,
+        flops_speedup=chosen.flops_speedup,
+    )
 
 
 def _statistics(config: ModelConfig, answers: AllAnswers, chosen: Calibration) -> ExitStatistics | None:

@@ -238,14 +238,21 @@ class Classifier(Predictor):
             base_layers=(self.info.get("provenance") or {}).get("base_layers"),
         )
 
-    def calibrate(self, examples: Sequence[Example], *, max_drop: float) -> Calibration:
+    def calibrate(
+        self, examples: Sequence[Example], *, max_drop: float, target_speedup: float | None = None
+    ) -> Calibration:
         """Choose prune scale and exit threshold on held-out examples and make them the defaults.
+
+        With ``target_speedup`` it also finds what that speed-up would cost, under ``at_target``.
 
         Raises:
             InputError: there are no examples, or some have no label.
         """
         rows = label_rows(self.encoder, examples, self.config)
-        found = calibrate(self.all_heads_engine, self.config, rows.encoded, rows.labels, max_drop=max_drop)
+        found = calibrate(
+            self.all_heads_engine, self.config, rows.encoded, rows.labels,
+            max_drop=max_drop, target_speedup=target_speedup,
+        )  # fmt: skip
         exits, prune = self.config.exit, self.config.prune
         self.model.configure(
             self.config.replace(

@@ -221,7 +221,7 @@ def _finish(
     if validation:
         # Whoever asked for a speed-up and has no exits got it in training: nothing is left to choose.
         if classifier.config.exit or (classifier.config.prune and config.target_speedup is None):
-            classifier.calibrate(validation, max_drop=config.max_drop)
+            classifier.calibrate(validation, max_drop=config.max_drop, target_speedup=config.target_speedup)
             classifier.info["calibration"]["split"] = "held out of train" if data.held_out else "validation"
         # At even distances: a file may be sorted by label.
         measured = validation[:: -(-len(validation) // MAX_ROWS)]

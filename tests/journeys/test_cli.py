@@ -281,6 +281,13 @@ def test_training_towards_a_speedup(run, model, reviews, tmp_path):
     info = json.loads(run("info", output, "--json")[1])
     assert info["provenance"]["preset"] == "pyramid"
     assert info["provenance"]["train_config"]["target_speedup"] == 1.5
+    found = info["calibration"]["at_target"]
+    assert found["target_speedup"] == 1.5
+    assert 1.5 <= found["flops_speedup"]
+    assert "There the 1.5x asked for changed quality by" in (output / "README.md").read_text(encoding="utf-8")
+    code, out, _ = run(*command, "--resume", "--target-speedup", 1.5)
+    assert code == 0
+    assert "on validation the 1.5x asked for changed quality by" in out
     code, _, err = run(*command, "--resume", "--target-speedup", 500)
     assert code == 2
     assert "train.target_speedup is 500" in err

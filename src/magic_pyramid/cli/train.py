@@ -221,6 +221,10 @@ def print_report(report: dict[str, Any], *, as_json: bool) -> None:
         threshold = calibration["exit_threshold"]
         chosen = "none" if threshold is None else f"{threshold:g}"
         parts.append(Text(f"calibrated: exit threshold {chosen}, prune scale {calibration['prune_scale']:g}"))
+        if calibration["at_target"]:
+            from magic_pyramid.report.card import target_words
+
+            parts.append(Text(f"on validation {target_words(calibration)}"))
     parts.append(Text(f"saved: {report['output']}"))
     show(*parts)
 

@@ -182,17 +182,35 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
         return ""
     if "certificate" in calibration:
         return _certified(calibration["certificate"])
+    asked = f" There {target_words(calibration)}." if calibration.get("at_target") else ""
     threshold = calibration.get("exit_threshold")
     if threshold is None:
-        return "Exits are off by default: every layer runs."
+        return f"Exits are off by default: every layer runs.{asked}"
     sentence = f"The default exit threshold {threshold:g} was chosen"
     if "split" in calibration:
         sentence += f" on `{calibration['split']}`"
     if "num_examples" in calibration:
         sentence += f" ({calibration['num_examples']} rows)"
-    if "drop" in calibration:
-        sentence += f"; there it costs {calibration['drop']:.2f} points of accuracy against the dense model"
-    return sentence + "."
+    if "dense_quality" in calibration:
+        sentence += f"; there quality changes by {_change(calibration, calibration)} against the dense model"
+    return f"{sentence}.{asked}"
+
+
+def target_words(calibration: Mapping[str, Any]) -> str:
+    """What the speed-up that training asked for costs on the texts of the calibration."""
+    found = calibration["at_target"]
+    asked, reached, threshold = found["target_speedup"], found["flops_speedup"], found["exit_threshold"]
+    subject = f"the {asked:g}x asked for"
+    if reached < asked:
+        subject += f" are out of reach, and the fastest setting, {reached:.2f}x,"
+    return (
+        f"{subject} changed quality by {_change(calibration, found)}: exit threshold "
+        f"{'none' if threshold is None else f'{threshold:g}'}, prune scale {found['prune_scale']:g}"
+    )
+
+
+def _change(calibration: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    return f"{100 * (found['quality'] - calibration['dense_quality']):+.2f} points"
 
 
 def _certified(certificate: Mapping[str, Any]) -> str:
