@@ -249,7 +249,6 @@ def test_one_logit_per_label():
         ({"rank_top_k": 1}, r"train\.rank_top_k is 1; it must lie in \[2"),
         ({"exit_teacher": "label"}, r"train\.exit_teacher is 'label'; did you mean 'labels'"),
         ({"exit_weights": "depth"}, r"train\.exit_weights is 'depth'; did you mean 'depth_of_all'"),
-        ({"random_scale": -1.0}, r"train\.random_scale is -1\.0; it must lie in"),
         ({"reach_temperature": 0.0}, r"train\.reach_temperature is 0\.0; it must lie in"),
         ({"max_drop": -0.5}, r"train\.max_drop is -0\.5; it must lie in"),
     ],

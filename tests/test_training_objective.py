@@ -306,15 +306,6 @@ def test_exits_do_not_learn_to_be_sure_because_that_is_cheap():
     assert objective.model.pruner.delta.grad is not None
 
 
-def test_each_batch_draws_its_scale_while_training_only():
-    objective = StageObjective(toy_model(), stage("hard_prune", FAST.replace(random_scale=2.0)))
-    torch.manual_seed(0)
-    drawn = [objective.train()._scale() for _ in range(100)]
-    assert 0.0 < min(drawn) < 0.3
-    assert 1.7 < max(drawn) < 2.0
-    assert objective.eval()._scale() is None
-
-
 def test_the_multipliers_ascend_with_a_rate_of_their_own():
     groups = optimizer_groups(
         budgeted(),

@@ -90,7 +90,7 @@ def facts(model=PYRAMID, train=APART, *, stage="finetune"):
 
 
 LATER = {
-    "distill_weight": 0.9, "exit_teacher": "labels", "random_scale": 1.5, "target_speedup": 2.0,
+    "distill_weight": 0.9, "exit_teacher": "labels", "target_speedup": 2.0,
     "budget_exact": True, "budget_ramp": 0.1, "reach_temperature": 0.3, "learning_rate_budget": 0.3,
     "rank_weight": 0.2, "rank_floor": 0.3, "rank_top_k": 7, "distill_temperature": 4.0, "max_drop": 2.0,
     "learning_rate_thresholds": 0.5, "learning_rate_exits": 0.5, "exit_weights": "depth_of_all",

@@ -145,7 +145,7 @@ def test_a_fine_tuned_encoder_may_take_smaller_steps_while_it_is_pruned(given, e
         assert rates[name]["backbone"] == 4e-5
 
 
-BUDGET = TRAIN.replace(target_speedup=1.5, rank_weight=0.2, random_scale=1.5)
+BUDGET = TRAIN.replace(target_speedup=1.5, rank_weight=0.2)
 
 
 def test_exits_learn_from_the_final_head_or_from_the_labels_alone():
@@ -171,12 +171,6 @@ def test_the_budget_and_the_ranking_belong_to_soft_prune():
     }
     assert asked.pop("soft_prune") == (1.5, 0.2, 0.1)
     assert set(asked.values()) == {(None, 0.0, None)}
-
-
-def test_the_scale_is_random_once_tokens_are_removed():
-    scales = {found.name: found.random_scale for found in stages_of(PYRAMID, BUDGET)}
-    assert scales == {"finetune": None, "soft_prune": None, "hard_prune": 1.5, "distill_exits": 1.5}
-    assert stage("distill_exits", BUDGET, prune=None).random_scale is None
 
 
 def test_early_layers_are_the_first_third_and_at_least_one():

@@ -117,7 +117,6 @@ RECIPES: dict[str, TrainConfig] = {
         distill_weight=0.0,
         joint_from="soft_prune",
         target_speedup=3.0,
-        random_scale=1.5,
     ),
     "top": TrainConfig(
         epochs={"finetune": 3.0, "soft_prune": 3.0, "hard_prune": 1.0},

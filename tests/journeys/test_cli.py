@@ -283,7 +283,7 @@ def test_training_towards_a_speedup(run, model, reviews, tmp_path):
     assert info["provenance"]["train_config"]["target_speedup"] == 1.5
     found = info["calibration"]["at_target"]
     assert found["target_speedup"] == 1.5
-    assert 1.5 <= found["flops_speedup"]
+    assert found["flops_speedup"] >= 1.5
     assert "There the 1.5x asked for changed quality by" in (output / "README.md").read_text(encoding="utf-8")
     code, out, _ = run(*command, "--resume", "--target-speedup", 1.5)
     assert code == 0

@@ -62,9 +62,6 @@ class TrainConfig(Config):
     `distill_student`, where the whole encoder is the teacher, or at the start where that has 0 epochs."""
     student_layers: int | None = None
     """How many layers a student keeps; None: half of them, or as many as `target_speedup` allows."""
-    random_scale: float | None = None
-    """Once tokens are removed, draw each batch's multiplier of the thresholds from [0, this], so that one
-    model serves all budgets; None: always `prune.scale`."""
     target_speedup: float | None = None
     """Dense FLOPs over FLOPs that `soft_prune` learns to reach, >= 1; None: `prune.penalty` decides. A
     student keeps the most layers that reach it."""
@@ -115,8 +112,6 @@ class TrainConfig(Config):
             check_within("train", "target_speedup", self.target_speedup, 1.0, 1e6)
         if self.reach_temperature is not None:
             check_within("train", "reach_temperature", self.reach_temperature, 1e-6, 1e3)
-        if self.random_scale is not None:
-            check_within("train", "random_scale", self.random_scale, 0.0, 1e3)
         check_within("train", "budget_ramp", self.budget_ramp, 0.0, 1.0)
         check_within("train", "learning_rate_budget", self.learning_rate_budget, 0.0, 1e3)
         check_within("train", "rank_weight", self.rank_weight, 0.0, 1e6)

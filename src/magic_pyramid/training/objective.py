@@ -53,9 +53,7 @@ class StageObjective(nn.Module):
 
     def forward(self, inputs: TrainBatch) -> dict[str, Tensor]:
         """Mean loss over this process's sequences, and what the progress line shows."""
-        output = self.model(
-            inputs.batch, masking=self.stage.masking, exits=self.stage.asks_exits, scale=self._scale()
-        )
+        output = self.model(inputs.batch, masking=self.stage.masking, exits=self.stage.asks_exits)
         losses = [weight * loss for weight, loss in self._terms(output, inputs) if weight > 0]
         spent = torch.zeros(2, device=output.logits.device)
         if self.budget is not None:
@@ -94,10 +92,6 @@ class StageObjective(nn.Module):
             threshold = threshold_after(config, exits.threshold, layer)
             stays[:, layer] = torch.sigmoid((unsure - threshold) / temperature)
         return torch.cat([torch.ones_like(stays[:, :1]), stays[:, :-1].cumprod(1)], dim=1).detach()
-
-    def _scale(self) -> float | None:
-        highest = self.stage.random_scale
-        return None if highest is None or not self.training else highest * float(torch.rand(()))
 
     def _terms(self, output: ModelOutput, inputs: TrainBatch) -> Iterable[tuple[float, Tensor]]:
         stage, config = self.stage, self.model.config

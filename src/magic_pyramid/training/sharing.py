@@ -26,7 +26,7 @@ from magic_pyramid.training.workspace import read_json, save_tensors, write_json
 _ELSEWHERE = frozenset({
     *("epochs", "min_steps", "warmup", "distill_weight", "joint_exits", "joint_from"),
     *("exit_teacher", "exit_weights"),
-    *("random_scale", "target_speedup", "budget_ramp", "reach_temperature", "rank_weight", "rank_floor"),
+    *("target_speedup", "budget_ramp", "reach_temperature", "rank_weight", "rank_floor"),
     *("learning_rate", "learning_rate_final_head", "learning_rate_exits", "learning_rate_thresholds"),
     *("learning_rate_pruning", "dropout", "max_drop", "validation_share", "student_keeps", "student_layers"),
 })  # fmt: skip

@@ -43,8 +43,6 @@ class Stage(Config):
     """Share of the steps in which the saving asked for rises, and the weight of the order falls."""
     reach_temperature: float | None = None
     """Softness of the chance that a text leaves, which weights the budget's layers; None: nobody leaves."""
-    random_scale: float | None = None
-    """Each batch draws its multiplier of the token thresholds from [0, this]; None: the model's own."""
     exit_label_weight: float = 0.0
     """Weight of each exit head's loss against the labels."""
     exit_distill_weight: float = 0.0
@@ -230,7 +228,6 @@ def _hard_prune(model: ModelConfig, train: TrainConfig) -> Stage:
         trains=_with_backbone(exit_weight),
         label_weight=final_weight * (1.0 - train.distill_weight),
         distill_weight=final_weight * train.distill_weight,
-        random_scale=train.random_scale,
         exit_weights=_shared(train),
         **_exit_losses(exit_weight, train, label_share=0.5),
     )
@@ -242,7 +239,6 @@ def _distill_exits(model: ModelConfig, train: TrainConfig) -> Stage:
         epochs=train.epochs_of("distill_exits"),
         masking="hard" if model.prune else "none",
         trains=("exit_heads",),
-        random_scale=train.random_scale if model.prune else None,
         **_exit_losses(1.0, train, label_share=0.0),
         warmup=train.warmup,
     )
