@@ -1,6 +1,6 @@
 """Choosing the speed knob on held-out texts: the cheapest setting whose answers stay good enough."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -120,13 +120,15 @@ def calibrate(
     for scale in PRUNE_SCALES if config.prune else (1.0,):
         is_dense = scale == 0.0 or not config.prune
         cached = dense if is_dense else engine.answer_all_heads(encoded, scale=scale)
-        for found in candidates(scale, cached):
+        tried: Iterable[Calibration] = candidates(scale, cached)
+        if target_speedup is not None:
+            tried = list(tried)
+            everything += tried
+        for found in tried:
             if found.quality < floor:
                 break
             if best is None or found.flops_speedup > best.flops_speedup:
                 best, answers = found, cached
-        if target_speedup is not None:
-            everything += candidates(scale, cached)
     assert best is not None, "the dense run itself is the first candidate"
     return replace(
         best,

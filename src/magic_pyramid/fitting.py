@@ -128,9 +128,10 @@ def fit(
     started, source = datetime.now(UTC), commit()
     reconfigured = with_config(loaded.model, plan.model, seed=config.seed)
     new_names = (*loaded.info["new_parameters"], *reconfigured.fresh)
-    if any(name.startswith("final_head.") for name in new_names):
+    if config.epochs_of("finetune") == 0 and any(name.startswith("final_head.") for name in new_names):
         _check_final_head_learns(config, plan.model, loaded)
-        config = _without_teacher(config)
+        # There is no fine-tuned model that could teach.
+        config = config.replace(distill_weight=0.0, rank_weight=0.0)
     new = reconfigured.model
     report = train(
         model=new, encoder=encoder, data=data, output=output, config=config, resume=resume, on_event=on_event,
@@ -154,9 +155,7 @@ def fit(
 
 
 def _check_final_head_learns(config: TrainConfig, model: ModelConfig, given: LoadedModel) -> None:
-    """Raise ConfigError where a final head that starts at random would stay so, or would teach a student."""
-    if config.epochs_of("finetune") > 0:
-        return
+    """Raise ConfigError where a final head that `finetune` skips would stay at random, or teach a student."""
     if config.epochs_of("distill_student") > 0 and config.distill_weight > 0:
         problem = "distill_student would learn from a final head that starts at random"
     elif not any("final_head" in stage.trains for stage in stages_of(model, config)):
@@ -173,13 +172,6 @@ def _check_final_head_learns(config: TrainConfig, model: ModelConfig, given: Loa
         "fine-tuned for these labels in this order (--labels names those of whole-number labels) and keep "
         "its kind of head (--set model.final_head=cls)"
     )
-
-
-def _without_teacher(config: TrainConfig) -> TrainConfig:
-    """The config without what a fine-tuned model would teach, where there will be none."""
-    if config.epochs_of("finetune") > 0:
-        return config
-    return config.replace(distill_weight=0.0, rank_weight=0.0)
 
 
 def _cut_from(base_layers: int, model: ModelConfig) -> dict[str, int]:

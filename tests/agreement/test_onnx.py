@@ -2,15 +2,17 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cases
 import oracle
 import tiny
-from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from cases import ASKED, CASES, HEADS, LENGTHS, ORT_TOLERANCE, SETTINGS, TOLERANCE
 from exported import engine_of, pair
 from magic_pyramid.engine.interface import DENSE, Setting
 from magic_pyramid.engine.ort_engine import ENOUGH_TOKENS
@@ -19,6 +21,7 @@ from magic_pyramid.tokenization import EncodedTexts
 from test_engine import CRITERIA, threshold_for
 
 BOTH = SETTINGS["both"]
+assert_same = partial(cases.assert_same, tolerance=ORT_TOLERANCE)
 INT8_TOLERANCE = 0.02
 """One code of an activation: rounding of fp32 may move a value across the border of two codes."""
 

@@ -1,6 +1,7 @@
 """The model as one graph agrees with oracle and model: equal decisions, logits to 1e-4."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cases
 import oracle
 import tiny
-from cases import ASKED, CASES, HEADS, LENGTHS, SETTINGS, TOLERANCE, assert_same
+from cases import ASKED, CASES, HEADS, LENGTHS, ORT_TOLERANCE, SETTINGS, TOLERANCE
 from exported import pair, single_pair
 from magic_pyramid.engine.array_rule import ArrayExitRule
 from magic_pyramid.engine.interface import DENSE, Setting
@@ -23,6 +25,7 @@ from magic_pyramid.tokenization import EncodedTexts
 from test_engine import CRITERIA, threshold_for
 
 BOTH = SETTINGS["both"]
+assert_same = partial(cases.assert_same, tolerance=ORT_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -218,12 +218,10 @@ def print_report(report: dict[str, Any], *, as_json: bool) -> None:
         parts += [evaluation_renderable([report["validation"]], title="on validation, as calibrated"), Text()]
     calibration = report.get("calibration") or {}
     if calibration:
-        threshold = calibration["exit_threshold"]
-        chosen = "none" if threshold is None else f"{threshold:g}"
-        parts.append(Text(f"calibrated: exit threshold {chosen}, prune scale {calibration['prune_scale']:g}"))
-        if calibration["at_target"]:
-            from magic_pyramid.report.card import target_words
+        from magic_pyramid.report.card import setting_words, target_words
 
+        parts.append(Text(f"calibrated: {setting_words(calibration)}"))
+        if calibration["at_target"]:
             parts.append(Text(f"on validation {target_words(calibration)}"))
     parts.append(Text(f"saved: {report['output']}"))
     show(*parts)

@@ -199,14 +199,18 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
 def target_words(calibration: Mapping[str, Any]) -> str:
     """What the speed-up that training asked for costs on the texts of the calibration."""
     found = calibration["at_target"]
-    asked, reached, threshold = found["target_speedup"], found["flops_speedup"], found["exit_threshold"]
+    asked, reached = found["target_speedup"], found["flops_speedup"]
     subject = f"the {asked:g}x asked for"
     if reached < asked:
         subject += f" are out of reach, and the fastest setting, {reached:.2f}x,"
-    return (
-        f"{subject} changed quality by {_change(calibration, found)}: exit threshold "
-        f"{'none' if threshold is None else f'{threshold:g}'}, prune scale {found['prune_scale']:g}"
-    )
+    return f"{subject} changed quality by {_change(calibration, found)}: {setting_words(found)}"
+
+
+def setting_words(setting: Mapping[str, Any]) -> str:
+    """Both halves of the speed knob."""
+    threshold = setting["exit_threshold"]
+    chosen = "none" if threshold is None else f"{threshold:g}"
+    return f"exit threshold {chosen}, prune scale {setting['prune_scale']:g}"
 
 
 def _change(calibration: Mapping[str, Any], found: Mapping[str, Any]) -> str:
