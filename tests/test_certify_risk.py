@@ -87,9 +87,28 @@ def test_the_rows_without_which_nothing_is_certified_are_those_of_the_binomial()
     assert 230 <= fewest_rows(drop_p_value, 0.01, 0.9) <= 233
 
 
-def test_the_rows_that_some_losses_need():
-    assert likely_rows(0.01, 0.01, 0.005, 0.95) == math.ceil((1.6449 / 0.005) ** 2 * 0.02)
-    assert likely_rows(0.02, 0.01, 0.01, 0.95) is None
+@pytest.mark.parametrize("lost", [0.01, 1 / 650])
+def test_with_the_rows_that_some_losses_need_the_test_passes_and_with_a_tenth_less_it_does_not(lost):
+    def p_value(rows):
+        return drop_p_value(math.ceil(lost * rows), math.floor(lost / 2 * rows), rows, limit)
+
+    limit = 0.01 if lost == 0.01 else 0.005
+    rows = likely_rows(drop_p_value, lost, lost / 2, limit, 0.95, least=1)
+    assert p_value(rows) <= 0.05 < p_value(int(rows / 1.11))
+
+
+def test_the_rows_that_losses_need_are_more_than_those_that_failed_or_none():
+    assert likely_rows(disagreement_p_value, 0.0, 0.0, 0.01, 0.9, least=5000) == 5000
+    assert likely_rows(drop_p_value, 0.02, 0.01, 0.01, 0.95, least=1) is None
+    many = likely_rows(drop_p_value, 0.01, 0.01, 0.001, 0.95, least=1)
+    assert many == pytest.approx((1.6449 / 0.001) ** 2 * 0.02, rel=1e-3)
+
+
+@pytest.mark.parametrize(("lost", "won", "rows", "confidence"), [(5, 4, 200, 0.7), (6, 5, 300, 0.79)])
+def test_behind_the_bound_no_limit_fails_again(lost, won, rows, confidence):
+    bound = upper_bound(drop_p_value, lost, won, rows, confidence=confidence)
+    behind = [bound + place / rows / 40 for place in range(120)]
+    assert all(drop_p_value(lost, won, rows, limit) <= 1 - confidence for limit in behind)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_model_comes_back_as_it_was_saved(config, tmp_path):
 
     assert loaded.model.config == config
     assert same_weights(loaded.model, model)
-    assert loaded.info == {**INFO, "new_parameters": [], "ignored": []}
+    assert loaded.info == {**INFO, "temperatures": {}, "new_parameters": [], "ignored": []}
     assert loaded.folder == tmp_path / "deep" / "model"
     assert not loaded.model.training
     assert [p.requires_grad for p in loaded.model.parameters()] == [

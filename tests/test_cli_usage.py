@@ -2,7 +2,10 @@ import pytest
 
 from cli_models import command_line, numbered_rows, read_rows, save_tiny
 
-VERBS = ("demo", "train", "evaluate", "predict", "explain", "export", "tune-engine", "bench", "info")
+VERBS = (
+    *("demo", "train", "calibrate", "evaluate", "predict", "explain", "export", "tune-engine"),
+    *("bench", "reproduce", "info"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,5 +134,5 @@ def test_an_interruption_has_the_shells_exit_code(run, model, monkeypatch, tmp_p
 
 def test_a_file_that_cannot_be_written_is_named(run, model, tmp_path):
     code, _, err = run("predict", model, "good", "--output", tmp_path / "no" / "out.jsonl")
-    assert code == 1
-    assert "out.jsonl: No such file or directory" in err
+    assert code == 2
+    assert "out.jsonl lies in a folder that does not exist" in err

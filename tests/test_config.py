@@ -144,6 +144,8 @@ def test_an_impossible_prune_setting_is_refused(name, value, message):
         ({"criterion": "entrpy"}, r"exit\.criterion is 'entrpy'; did you mean 'entropy'"),
         ({"kl": "backward"}, r"exit\.kl is 'backward'; did you mean 'forward'"),
         ({"patience": 0}, r"exit\.patience is 0; it must lie in \[1, 1000\]"),
+        ({"patience": 3}, r"exit\.patience is 3, but exit\.criterion is 'entropy'; set the criterion"),
+        ({"head_attention_heads": 0}, r"exit\.head_attention_heads is 0; it must lie in"),
         ({"threshold": 1.2}, r"exit_threshold is 1\.2; it must lie in \[0, 1\]"),
         (
             {"head_size": 10, "head_attention_heads": 3},
@@ -247,6 +249,12 @@ def test_one_logit_per_label():
         ({"validation_share": 0.95}, r"train\.validation_share is 0\.95; it must lie in \[0\.0, 0\.9\]"),
         ({"target_speedup": 0.5}, r"train\.target_speedup is 0\.5; it must lie in \[1\.0"),
         ({"rank_top_k": 1}, r"train\.rank_top_k is 1; it must lie in \[2"),
+        ({"learning_rate": -1.0}, r"train\.learning_rate is -1\.0; it must lie in"),
+        ({"warmup": 3.0}, r"train\.warmup is 3\.0; it must lie in \[0\.0, 1\.0\]"),
+        ({"max_grad_norm": 0.0}, r"train\.max_grad_norm is 0\.0; it must lie in"),
+        ({"distill_temperature": 0.0}, r"train\.distill_temperature is 0\.0; it must lie in"),
+        ({"min_steps": -5}, r"train\.min_steps is -5; it must lie in"),
+        ({"seed": -1}, r"train\.seed is -1; it must lie in"),
         ({"exit_teacher": "label"}, r"train\.exit_teacher is 'label'; did you mean 'labels'"),
         ({"exit_weights": "depth"}, r"train\.exit_weights is 'depth'; did you mean 'depth_of_all'"),
         ({"reach_temperature": 0.0}, r"train\.reach_temperature is 0\.0; it must lie in"),
@@ -266,6 +274,5 @@ def test_a_stage_that_is_not_named_runs_for_no_epoch():
 def test_patience_is_another_way_to_set_the_threshold():
     assert ExitConfig(criterion="patience", patience=4) == ExitConfig(criterion="patience", threshold=0.25)
     assert ExitConfig(criterion="patience", patience=4, threshold=None).threshold is None
-    assert ExitConfig(patience=4) == ExitConfig()
     stored = ExitConfig(criterion="patience", patience=4).to_dict()
     assert (stored["threshold"], stored["patience"]) == (0.25, None)

@@ -49,6 +49,17 @@ def test_changed_weights_are_seen():
         assert not part(states).any()
 
 
+def test_what_a_fused_optimiser_changed_is_seen():
+    part, states = layer(), torch.randn(5, 48)
+    with torch.inference_mode():
+        part(states)
+    optimizer = torch.optim.AdamW(part.parameters(), lr=0.1, fused=True)
+    part(states).square().sum().backward()
+    optimizer.step()
+    with torch.inference_mode():
+        torch.testing.assert_close(part(states), expected(part, states), atol=TOLERANCE, rtol=TOLERANCE)
+
+
 def test_a_copy_follows_its_own_weights():
     part, states = layer(), torch.randn(5, 48)
     with torch.inference_mode():

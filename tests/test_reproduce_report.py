@@ -216,6 +216,13 @@ def test_curves_keep_what_no_other_setting_beats_on_validation(found):
     assert 2 <= len(front) <= 12
 
 
+def test_curves_of_seeds_that_tried_other_settings_are_joined_by_setting(found):
+    _, curves = found
+    whole = pictures._mean_curve(curves, "MRPC", "ltp")
+    fewer = {**curves, ("MRPC", "ltp", 1): curves["MRPC", "ltp", 1][1:]}
+    assert pictures._mean_curve(fewer, "MRPC", "ltp") == whole[1:]
+
+
 @pytest.fixture(scope="module")
 def written(found, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")

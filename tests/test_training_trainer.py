@@ -6,8 +6,9 @@ import pytest
 import torch
 import transformers
 
-from magic_pyramid.config import PruneConfig
+from magic_pyramid.config import PruneConfig, RankBinsConfig
 from magic_pyramid.errors import ConfigError
+from magic_pyramid.pruning.rank_bins import LARGEST
 from magic_pyramid.training import stages_of
 from magic_pyramid.training.batches import TrainRows
 from magic_pyramid.training.objective import GROUPS, StageObjective, targets_of
@@ -61,6 +62,17 @@ def test_a_stage_changes_only_what_it_may(tmp_path, name):
         names = group_names(model, group)
         assert bool(changed(before, after, names)) == (group in trainer.stage.trains), group
     assert torch.equal(before["pruner.initial"], after["pruner.initial"])
+
+
+def test_a_pruner_set_to_a_speed_up_stays_so_while_only_the_encoder_learns(tmp_path):
+    model = toy_model(STILL.replace(prune=RankBinsConfig()))
+    with torch.no_grad():
+        model.pruner.fine.fill_(LARGEST + 1.0)
+    before = weights(model)
+    trainer_of(tmp_path, stage="hard_prune", model=model).run()
+    after = weights(model)
+    assert changed(before, after, group_names(model, "thresholds")) == []
+    assert changed(before, after, group_names(model, "backbone"))
 
 
 @pytest.mark.parametrize("stage", ["finetune", "soft_prune"])

@@ -95,6 +95,8 @@ class Classifier(Predictor):
         if engine not in get_args(EngineName):
             raise ConfigError(f"engine is {engine!r}; {nearest(engine, get_args(EngineName))}")
         source = demo_model_path() if str(path_or_name) == "demo" else path_or_name
+        if str(source).startswith("~"):
+            source = Path(source).expanduser()
         finish_save(Path(source))
         made_for = exported_for(source)
         if made_for is not None or engine == "onnx":
@@ -103,8 +105,8 @@ class Classifier(Predictor):
                     f"{source} was exported for the engine {made_for!r}, and {engine!r} does not run it; "
                     "load the folder it came from"
                 )
-            encoder = TextEncoder.from_export(source)
-            return cls(open_exported(source), encoder, info=read_info(Path(source)))
+            exported = open_exported(source)
+            return cls(exported, TextEncoder.from_export(source), info=read_info(Path(source)))
         if engine == "native" and device != "cpu":
             raise ConfigError(
                 f"the native engine runs on the CPU, but device is {device!r}; use engine='torch'"
@@ -136,8 +138,9 @@ class Classifier(Predictor):
 
     def renew_engine(self) -> None:
         """Let the next call run the model's weights as they are by then."""
-        if self._model is not None:
-            self._engine = None
+        with self._making:
+            if self._model is not None:
+                self._engine = None
 
     @property
     def all_heads_engine(self) -> AsksAllHeads:
@@ -246,15 +249,15 @@ class Classifier(Predictor):
         With ``target_speedup`` it also finds what that speed-up would cost, under ``at_target``.
 
         Raises:
-            InputError: there are no examples, or some have no label.
+            InputError: there are no examples, or some have no label, or this is an exported folder.
         """
-        rows = label_rows(self.encoder, examples, self.config)
+        model, rows = self.model, label_rows(self.encoder, examples, self.config)
         found = calibrate(
             self.all_heads_engine, self.config, rows.encoded, rows.labels,
             max_drop=max_drop, target_speedup=target_speedup,
         )  # fmt: skip
         exits, prune = self.config.exit, self.config.prune
-        self.model.configure(
+        model.configure(
             self.config.replace(
                 exit=exits and exits.replace(threshold=found.exit_threshold, tested_layers=None),
                 prune=prune and prune.replace(scale=found.prune_scale),

@@ -231,14 +231,15 @@ def _finish(
         calibration=classifier.info["calibration"],
         stages=provenance["stages"],
     )
-    classifier.model.to("cpu")
-    classifier.save_pretrained(output, readme=model_card(classifier.config, content))
     seen = {
         split: row_fingerprints(data.splits[split])
         for split in ("train", "validation")
         if data.splits.get(split)
     }
+    # Before the model: a model without its rows would be certified on rows that it was trained on.
     write_seen_rows(output, seen, earlier=read_seen_rows(base))
+    classifier.model.to("cpu")
+    classifier.save_pretrained(output, readme=model_card(classifier.config, content))
     return {
         "output": str(output),
         "preset": provenance["preset"],

@@ -9,8 +9,9 @@ from magic_pyramid.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 """File of the model config, and of all below."""
-INFO_KEYS = ("calibration", "provenance", "tuning")
-"""Objects beside the config: how thresholds were chosen, where the model comes from, what heads are asked."""
+INFO_KEYS = ("calibration", "provenance", "tuning", "temperatures")
+"""Objects beside the config: how thresholds were chosen, where the model comes from, what heads are asked,
+and by layer what the logits of a head were divided by, which is folded into its weights."""
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class Linear(nn.Linear):
                 input, self._prepared(), self.bias, kind, [], formula
             )
             return fused
+        if torch.is_grad_enabled():
+            # A training step may follow, and not every optimiser raises the version of what it changes.
+            self.__dict__.pop("_kept", None)
         output = functional.linear(input, self.weight, self.bias)
         return output if self.activation is None else ACTIVATIONS[self.activation](output)
 

@@ -52,8 +52,9 @@ class Predictor:
             CheckpointError: it is none, or a file is missing, damaged, newer or not what was exported.
             MissingExtraError: what runs the model is not installed.
         """
+        folder = Path(folder).expanduser()
         engine = open_exported(folder)
-        return cls(engine, TextEncoder.from_export(folder), info=read_info(Path(folder)))
+        return cls(engine, TextEncoder.from_export(folder), info=read_info(folder))
 
     @property
     def engine(self) -> Engine:

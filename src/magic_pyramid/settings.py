@@ -80,7 +80,7 @@ def train_settings(
     _check_parts(chosen, fields, preset)
     given = {name: value for name, value in (train_options or {}).items() if value is not None}
     changes = {**fields["train"], **given}
-    if epochs:
+    if epochs or "epochs" in changes:
         # Whoever says how many epochs means just as many.
         changes.setdefault("min_steps", 0)
     changes["epochs"] = {**base.epochs, **changes.get("epochs", {}), **(epochs or {})}

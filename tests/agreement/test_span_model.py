@@ -146,9 +146,14 @@ def test_training_on_what_removal_leaves_reaches_removed_tokens(name):
     assert model.block(0).feedforward.up.weight.grad.abs().sum() > 0
 
 
-def test_soft_masks_of_one_and_zero_leave_tokens_as_removal_does():
+@pytest.mark.parametrize("name", ["shares of ranked tokens", "counts"])
+def test_soft_masks_of_one_and_zero_leave_tokens_as_removal_does(name):
     """In the limit of hard masks the head reads each token in the state of its last layer alive."""
-    model = qa.build(qa.CASES["shares of ranked tokens"])
+    model = qa.build(qa.CASES[name])
+    if name == "counts":
+        with torch.no_grad():
+            model.pruner.shares.zero_()
+            model.pruner.shares[:, :4] = 1.0
     batch = tiny.packed(9, 14)
     with torch.no_grad():
         state, states = model.begin(batch), None

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from magic_pyramid import Classifier, Example
+from magic_pyramid.errors import ConfigError
+from magic_pyramid.reproduce.run import _Worker
 from magic_pyramid.training.sharing import SharedStages
 from suites import EPOCHS, reproduce, results, reviews, suite, written
 
@@ -219,6 +221,23 @@ def test_a_killed_suite_goes_on(place, run, whole, tmp_path):
     assert "finetune: starts" not in err
     wanted = [row["quality"] for row in results(whole[0]) if (row["dataset"], row["seed"]) == ("reviews", 0)]
     assert [row["quality"] for row in results(output)] == wanted
+
+
+def test_a_run_killed_before_its_end_is_not_taken_for_finished(place, run, tmp_path, monkeypatch):
+    def killed(worker, run):
+        raise ConfigError("killed")
+
+    output = tmp_path / "late"
+    file = written(place, "late", datasets=suite("")["datasets"][:1], seeds=[0], methods=["bert"])
+    with monkeypatch.context() as patch:
+        patch.setattr(_Worker, "_tidy", killed)
+        assert run("reproduce", file, "--data", place / "data", "--output", output)[0] == 2
+    folder = output / "reviews" / "bert" / "seed0"
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "seen_rows.safetensors", ".training"}
+    code, _, err = run("reproduce", file, "--data", place / "data", "--output", output)
+    assert code == 0, err
+    assert "finetune: starts" not in err
+    assert not (folder / ".training").exists()
 
 
 def test_two_processes_share_one_output(place, tmp_path):

@@ -52,7 +52,10 @@ def test_a_folder_is_tuned_shown_and_undone(run, model, tmp_path):
 
     code, text, err = run("tune-engine", model, "--undo")
     assert (code, text) == (0, "")
-    assert "every exit head is asked again" in err
+    assert "the exit heads are asked as calibrated" in err
+    code, text, err = run("tune-engine", model, "--undo", "--json")
+    assert json.loads(text) == {"model": str(model), "undone": False}
+    assert "tune-engine has changed nothing here" in err
     assert json.loads(run("info", model, "--json")[1])["tuning"] == {}
 
 

@@ -27,7 +27,7 @@ COLUMNS = {
     "latency_ms": "milliseconds of one text by itself (batch size 1), over all texts and repeats",
     "peak_memory_mb": "highest resident memory of its process: interpreter, libraries, weights and values",
     "cold_start_s": "from starting the process to its first answer, converted weights on disk",
-    "gflops": "executed GFLOPs per text without padding, convention 'actual', exit heads charged",
+    "gflops": "GFLOPs an answer needs, without padding, convention 'actual', exit heads charged",
     "share_of_peak": "gflops times throughput over the machine's measured fp32 peak at these threads",
     "padding_share": "share of positions of its batches that hold no token",
     "speedup_own_dense": "throughput over that of our dense row of the same engine, precision and batch size",

@@ -27,7 +27,7 @@ class CurvePoint(Config):
     drop: float
     """Estimated points lost against the dense model, on all calibration texts."""
     p_value: float | None = None
-    """Of the test that its drop is not the promised one; None where it was not tested."""
+    """In [0, 1], of the hypothesis that it loses more than is promised; None where it was not tested."""
     is_certified: bool = False
     """Whether the promise holds for it."""
 
@@ -71,7 +71,7 @@ class Certificate(Config):
     num_test_rows: int
     """Those of them that the promise rests on; the others only suggested what to test."""
     rows_needed: int | None
-    """Texts that would probably certify something, where nothing was; None where that cannot be said."""
+    """Texts that would certify something about as often as not, where nothing was; None where none would."""
     seed: int
     """Of the split into halves."""
     per_layer: bool
@@ -80,8 +80,6 @@ class Certificate(Config):
     """The path from the dense model to the fastest setting."""
     speeds: tuple[Speed, ...]
     """The named settings."""
-    temperatures: dict[str, float] = field(default_factory=dict)
-    """By layer, what the head's logits were divided by; folded into its weights."""
     latency_ms: float | None = None
     """Measured of single texts on the machine of the provenance, where latency was the goal."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +106,12 @@ class Certificate(Config):
         """The promise, or why there is none."""
         certified, what = self.speed("certified"), "accuracy" if self.is_labelled else "agreement"
         if self.drop_bound is None:
-            more = "Every faster setting seems to lose more than that, so more rows are not expected to help."
+            if self.latency_ms is not None:
+                return (
+                    f"The dense model answers a text in {self.latency_ms:.2f} ms, which is within "
+                    f"{self.wanted:g} ms, so no setting was chosen."
+                )
+            more = "Faster settings seem to lose more than that, so more rows are not expected to help."
             if self.rows_needed is not None:
                 more = f"About {self.rows_needed:,} rows would be needed."
             return (
@@ -155,8 +158,12 @@ def stored_certificate(info: Mapping[str, Any]) -> Certificate | None:
 
 
 def without_certificate(info: Mapping[str, Any]) -> dict[str, Any]:
-    """A folder's info for a model that answers otherwise, such as one in another precision."""
-    kept = {key: value for key, value in info.get("calibration", {}).items() if key != INFO_KEY}
+    """A folder's info for a model that answers otherwise, such as one in another precision.
+
+    The setting stays, and what was seen of it that tuning needs; what it was measured to be worth goes.
+    """
+    gone = {INFO_KEY, "kind", "quality", "dense_quality", "flops_speedup"}
+    kept = {key: value for key, value in info.get("calibration", {}).items() if key not in gone}
     return {**info, "calibration": kept}
 
 

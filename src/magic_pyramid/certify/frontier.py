@@ -90,7 +90,9 @@ def safest_first(tallies: Iterable[Tally]) -> list[Tally]:
     Of settings that look equally safe all stay: what costs more is likely safer than these texts can tell.
     """
     path: list[Tally] = []
-    for item in sorted(tallies, key=lambda item: (item.flops, item.caution)):
+    # Of equals, the weaker setting is tested first: the path is turned round.
+    order = sorted(enumerate(tallies), key=lambda pair: (pair[1].flops, pair[1].caution, -pair[0]))
+    for _, item in order:
         if not path or item.caution <= path[-1].caution:
             path.append(item)
     return path[::-1]

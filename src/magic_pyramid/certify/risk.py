@@ -18,6 +18,10 @@ _NUISANCE_MISS = 1e-4
 """Chance that the share of texts won lies outside its interval; it is added to the p-value."""
 _CELL = 0.02
 """Width of a cell of that interval, in standard errors of the drop."""
+_RECHECK, _RECHECKS = 2.0, 32
+"""So many rows' worth of limits behind a bound are tested again, at so many places."""
+_MOST_EXACT = 10_000
+"""Rows up to which the number that would certify something is found by the test itself."""
 _TAIL = 1e-7
 """Chance of more texts won than are summed over; it is added to the p-value."""
 
@@ -53,18 +57,25 @@ def disagreement_p_value(lost: int, won: int, rows: int, limit: float) -> float:
 
 
 def upper_bound(risk: Risk, lost: int, won: int, rows: int, *, confidence: float) -> float:
-    """The smallest limit that is certified at this confidence, to 1e-5; the risk of everything is 1."""
+    """The limit from which on all are certified at this confidence, to 1e-5; the risk of everything is 1."""
+
+    def fails(limit: float) -> bool:
+        return risk(lost, won, rows, limit) > 1.0 - confidence
+
     low, high = 0.0, min(1.0, max(2 * (lost - won), 1) / rows)
     # A limit far above what was lost is dear to test.
-    while high < 1.0 and risk(lost, won, rows, high) > 1.0 - confidence:
+    while high < 1.0 and fails(high):
         low, high = high, min(1.0, 2 * high)
     while high - low > 1e-5:
         middle = (low + high) / 2
-        if risk(lost, won, rows, middle) <= 1.0 - confidence:
-            high = middle
-        else:
-            low = middle
-    return high
+        low, high = (middle, high) if fails(middle) else (low, middle)
+    # Counts are whole, so a p-value can rise a little behind the first limit that passes.
+    step = _RECHECK / _RECHECKS / rows
+    last = high
+    for limit in (high + place * step for place in range(1, _RECHECKS + 1)):
+        if limit < 1.0 and fails(limit):
+            last = min(1.0, limit + step)
+    return last
 
 
 def fewest_rows(risk: Risk, limit: float, confidence: float) -> int:
@@ -79,13 +90,34 @@ def fewest_rows(risk: Risk, limit: float, confidence: float) -> int:
     return high
 
 
-def likely_rows(lost_share: float, won_share: float, limit: float, confidence: float) -> int | None:
-    """Rows that certify the limit about as often as not, if these are the true shares; None: none do."""
+def likely_rows(
+    risk: Risk, lost_share: float, won_share: float, limit: float, confidence: float, *, least: int
+) -> int | None:
+    """Rows, to a tenth, that certify the limit about as often as not if these are the true shares.
+
+    Args:
+        risk: the test.
+        lost_share: texts lost, as a share.
+        won_share: texts won.
+        limit: the risk that is to be certified, as a share.
+        confidence: of the promise.
+        least: the answer is not below this.
+
+    Returns:
+        The number of tested rows; None: no number does.
+    """
     room = limit - (lost_share - won_share)
     if room <= 0.0:
         return None
     distance = NormalDist().inv_cdf(confidence) / room
-    return math.ceil(distance**2 * (lost_share + won_share - (lost_share - won_share) ** 2))
+    rows = max(least, math.ceil(distance**2 * (lost_share + won_share - (lost_share - won_share) ** 2)))
+    # The normal distribution promises too much where few are lost.
+    while rows <= _MOST_EXACT:
+        lost, won = math.ceil(lost_share * rows), math.floor(won_share * rows)
+        if risk(lost, won, rows, limit) <= 1.0 - confidence:
+            break
+        rows = math.ceil(1.1 * rows)
+    return rows
 
 
 def check_promise(limit: float, confidence: float) -> None:

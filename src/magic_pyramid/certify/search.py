@@ -79,7 +79,7 @@ class Choice:
     considered: tuple[Candidate, ...]
     """Every candidate."""
     latency_ms: float | None = None
-    """Of the chosen setting, where that was the goal."""
+    """Of the chosen setting, or of the dense model that needs none, where that was the goal."""
 
 
 def choose(
@@ -118,11 +118,13 @@ def choose(
     if goal.kind == "max_drop":
         return _safe_enough(path, held_out, goal, considered)
     fits, millisecond = _fast_enough(path, outcomes, search, goal, latency)
-    kept = held_out(fits)
-    bound = upper_bound(goal.risk, kept.lost, kept.won, kept.rows, confidence=goal.confidence)
+    bound = None
+    if not _is_dense(fits):
+        kept = held_out(fits)
+        bound = upper_bound(goal.risk, kept.lost, kept.won, kept.rows, confidence=goal.confidence)
     return Choice(
-        chosen=fits, bound=bound, path=tuple(item.candidate for item in path), p_values={},
-        considered=considered, latency_ms=millisecond,
+        chosen=None if bound is None else fits, bound=bound, path=tuple(item.candidate for item in path),
+        p_values={}, considered=considered, latency_ms=millisecond,
     )  # fmt: skip
 
 
@@ -262,14 +264,16 @@ def _fastest(considered: Sequence[Tally], allowed: float, certified: Candidate) 
 def _rows_needed(
     choice: Choice, outcomes: Mapping[float, Outcomes], dense_right: np.ndarray, goal: Goal
 ) -> int | None:
-    """Calibration rows with which the setting that failed would pass, if its test rows are typical."""
+    """Rows with which the setting that failed would pass about as often as not, if these are typical."""
     failed = next((item for item, p in choice.p_values.items() if p > 1.0 - goal.confidence), None)
     if failed is None:
         return None
-    _, test = halves(len(dense_right), goal.seed)
-    seen = tally(failed, outcomes[failed.prune_scale].select(test), dense_right[test])
-    rows = likely_rows(seen.lost / seen.rows, seen.won / seen.rows, goal.value / 100, goal.confidence)
-    return None if rows is None else max(2 * rows, len(dense_right) + 2)
+    seen = tally(failed, outcomes[failed.prune_scale], dense_right)
+    rows = likely_rows(
+        goal.risk, seen.lost / seen.rows, seen.won / seen.rows, goal.value / 100, goal.confidence,
+        least=seen.rows // 2 + 1,
+    )  # fmt: skip
+    return None if rows is None else 2 * rows
 
 
 def _marked(

@@ -9,7 +9,8 @@ from jaxtyping import Float32
 from magic_pyramid.certify.outcomes import Answers
 from magic_pyramid.config import ProblemType
 
-COLDEST, HOTTEST = 0.05, 20.0
+COLDEST, HOTTEST = 0.2, 5.0
+"""A head that errs on none of its texts would be the likelier the surer it is."""
 _STEPS = 40
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -49,6 +49,15 @@ def read_seen_rows(folder: Path) -> Seen | None:
 
 
 def carry_seen_rows(source: Path | None, folder: Path) -> None:
-    """Take the file along when a model is saved elsewhere."""
-    if source is not None and (source / SEEN_FILE).is_file() and source.resolve() != folder.resolve():
-        shutil.copyfile(source / SEEN_FILE, folder / SEEN_FILE)
+    """Take the file along when a model is saved elsewhere; that of a model that lay there before goes.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if source is None or source.resolve() == folder.resolve():
+        return
+    if (source / SEEN_FILE).is_file():
+        with replacing_files(folder) as staging:
+            shutil.copyfile(source / SEEN_FILE, staging / SEEN_FILE)
+    else:
+        (folder / SEEN_FILE).unlink(missing_ok=True)

@@ -51,7 +51,7 @@ _ABOUT = """Text classifiers that drop tokens, leave early, and say what each an
 
 Wherever a command takes a model, the word demo means the packaged one. Results go to stdout; progress and
 messages to stderr. Exit codes: 0 done; 1 some rows were bad, or something unforeseen; 2 a wrong command line
-or unusable data; 3 an unusable model; 130 interrupted."""
+or unusable data; 3 an unusable model; 4 a library is missing; 130 interrupted."""
 
 
 class VerbGroup(TyperGroup):

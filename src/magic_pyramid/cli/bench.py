@@ -17,7 +17,7 @@ from magic_pyramid.cli.options import (
     columns_of,
     read_pairs,
 )
-from magic_pyramid.cli.output import check_target, plain, print_json, say, show, typed
+from magic_pyramid.cli.output import PICTURE_SUFFIXES, check_target, plain, print_json, say, show, typed
 from magic_pyramid.data import Columns, Example
 from magic_pyramid.errors import ConfigError, InputError
 
@@ -91,8 +91,9 @@ def bench(
     )
     if growth_plot is not None and not options.lengths:
         raise ConfigError("--growth-plot draws time over lengths; give --lengths 16,64,256 too")
-    for target in (markdown, plot, growth_plot):
-        check_target(target)
+    check_target(markdown)
+    for picture in (plot, growth_plot):
+        check_target(picture, suffixes=PICTURE_SUFFIXES)
     conditions = read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
     if data is None and model != DEMO:

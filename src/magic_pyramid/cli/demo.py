@@ -9,7 +9,7 @@ from rich.text import Text
 
 from magic_pyramid.cli.explain import draw_files
 from magic_pyramid.cli.options import DEMO, JsonOption, ThreadsOption
-from magic_pyramid.cli.output import check_target, print_json, say, show
+from magic_pyramid.cli.output import PICTURE_SUFFIXES, check_target, print_json, say, show
 from magic_pyramid.data import Example
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def demo(
     Rows: dense (all tokens, all layers), tokens only and exits only (each half of the certified setting), and
     the speeds certified, balanced and fastest; the same weights in each.
     """
-    check_target(picture)
+    check_target(picture, suffixes=PICTURE_SUFFIXES)
     from magic_pyramid.certify.certificate import stored_certificate
     from magic_pyramid.classifier import Classifier, use_threads
     from magic_pyramid.data.sampling import subset

@@ -26,7 +26,7 @@ from magic_pyramid.cli.options import (
     read_batch_size,
     read_pairs,
 )
-from magic_pyramid.cli.output import check_target, print_json, say, show
+from magic_pyramid.cli.output import PICTURE_SUFFIXES, check_target, print_json, say, show
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Columns, LabelledData, load_data
 from magic_pyramid.errors import InputError
@@ -76,7 +76,7 @@ def evaluate(
     given = knobs(exit_threshold, prune_scale, speed)
     size, conditions = read_batch_size(batch_size), read_pairs(where, option="--where")
     columns = columns_of(text_column, text_pair_column, label_column)
-    check_target(picture, suffixes=(".png", ".svg"))
+    check_target(picture, suffixes=PICTURE_SUFFIXES)
     from magic_pyramid.classifier import Classifier, use_threads
 
     if threads is not None:

@@ -13,7 +13,7 @@ from magic_pyramid.cli.options import (
     ThresholdOption,
     knobs,
 )
-from magic_pyramid.cli.output import check_target, print_json, say, show
+from magic_pyramid.cli.output import PICTURE_SUFFIXES, check_target, print_json, say, show
 from magic_pyramid.errors import InputError
 
 EXAMPLES = (
@@ -47,8 +47,9 @@ def explain(
 ) -> None:
     """Show where each token of a text was dropped, where the text left, and what that cost."""
     given = knobs(exit_threshold, prune_scale, speed)
-    for path in (png, html, attention):
-        check_target(path)
+    for path in (png, attention):
+        check_target(path, suffixes=PICTURE_SUFFIXES)
+    check_target(html)
     from magic_pyramid.classifier import Classifier
 
     inputs = text if text_pair is None else (text, text_pair)

@@ -58,9 +58,11 @@ def export(
         int, typer.Option("--max-rows", min=1, help="Compare on at most so many texts.")
     ] = 1000,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0.0, help="Points of accuracy that the export may lose.")
+        float, typer.Option("--max-drop", min=0.0, help="Points that the export may lose on --data.")
     ] = 0.5,
-    force: Annotated[bool, typer.Option("--force", help="Keep the export whatever it loses.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep the export whatever it loses on --data.")
+    ] = False,
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,

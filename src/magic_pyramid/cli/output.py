@@ -12,6 +12,8 @@ from rich.console import Console
 
 from magic_pyramid.errors import ConfigError
 
+PICTURE_SUFFIXES = (".png", ".svg")
+"""What names of pictures end in."""
 FILE_WIDTH = 140
 """Columns of a table that goes into a file or another program."""
 

@@ -28,7 +28,7 @@ from magic_pyramid.cli.options import (
     knobs,
     read_batch_size,
 )
-from magic_pyramid.cli.output import say, show
+from magic_pyramid.cli.output import check_target, say, show
 from magic_pyramid.data import Columns, Example, Row, iter_rows
 from magic_pyramid.errors import ConfigError
 
@@ -87,7 +87,9 @@ def predict(
     ] = None,
     source_format: Annotated[
         str | None,
-        typer.Option("--format", help="jsonl, csv, tsv, txt or parquet; otherwise told by the file's name."),
+        typer.Option(
+            "--format", help="jsonl, json, csv, tsv, txt or parquet; otherwise told by the file's name."
+        ),
     ] = None,
     target_format: Annotated[
         str | None,
@@ -121,6 +123,9 @@ def predict(
     exit_layer. A bad row gains error instead, is reported, and the exit code is 1 at the end. Memory does not
     grow with the number of rows.
     """
+    check_target(target)
+    if as_json and (target_format or (target or Path()).suffix[1:] or "jsonl") != "jsonl":
+        raise ConfigError("--json writes JSON lines; leave it out, or name an output of .jsonl")
     job = plan_job(
         texts or [],
         text_pair=text_pair,

@@ -1,5 +1,6 @@
 """Run a command line: every way it can end becomes an exit code and at most one message on stderr."""
 
+import io
 import logging
 import os
 import sys
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wants_traceback:
         argv.remove(TRACEBACK)
     _quiet_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file or another program may be written to in a code page that has no arrows.
+        sys.stdout.reconfigure(errors="replace")
     with warnings.catch_warnings(), _own_log():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")

@@ -60,7 +60,9 @@ def tune_engine(
     again: Annotated[
         bool, typer.Option("--again", help="Measure even if this machine's costs are stored.")
     ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Ask every head again, and forget the costs.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Ask the heads as calibrated, and forget the costs.")
+    ] = False,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.0, help="About how long to measure layers and heads.")
     ] = 6.0,
@@ -85,8 +87,13 @@ def tune_engine(
     from magic_pyramid.classifier import Classifier, use_threads
 
     if undo:
-        tuning.undo(model)
-        say(f"{model}: every exit head is asked again")
+        is_undone = tuning.undo(model)
+        words = (
+            "the exit heads are asked as calibrated" if is_undone else "tune-engine has changed nothing here"
+        )
+        say(f"{model}: {words}")
+        if as_json:
+            print_json({"model": model, "undone": is_undone})
         return
     if threads is not None:
         use_threads(threads)

@@ -104,9 +104,16 @@ class ExitConfig(Config):
             "exit", "criterion", self.criterion, Literal["entropy", "max_prob", "margin", "patience"]
         )
         check_choice("exit", "kl", self.kl, Literal["forward", "reverse"])
+        check_within("exit", "head_size", self.head_size, 1, 100_000)
+        check_within("exit", "head_attention_heads", self.head_attention_heads, 1, self.head_size)
         if self.patience is not None:
             check_within("exit", "patience", self.patience, 1, 1000)
-            if self.criterion == "patience" and self.threshold is not None:
+            if self.criterion != "patience":
+                raise ConfigError(
+                    f"exit.patience is {self.patience}, but exit.criterion is {self.criterion!r}; "
+                    "set the criterion to patience, or leave patience out"
+                )
+            if self.threshold is not None:
                 object.__setattr__(self, "threshold", 1.0 / self.patience)
             object.__setattr__(self, "patience", None)
         check_exit_threshold(self.threshold)

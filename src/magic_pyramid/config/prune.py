@@ -150,7 +150,7 @@ class PruneConfig(AnyPruneConfig):
 
     def check_layers(self, num_layers: int) -> None:
         """Raise ConfigError unless the settings fit a backbone of so many layers."""
-        if self.manual_thresholds and len(self.manual_thresholds) != num_layers:
+        if self.manual_thresholds is not None and len(self.manual_thresholds) != num_layers:
             raise ConfigError(
                 f"prune.manual_thresholds has {len(self.manual_thresholds)} values; "
                 f"the backbone has {num_layers} layers, give one each"
@@ -262,7 +262,7 @@ class CascadeConfig(AnyPruneConfig):
     def __post_init__(self) -> None:
         check_choice("prune", "kind", self.kind, Literal["cascade"])
         check_within("prune", "final_keep_ratio", self.final_keep_ratio, 0.0, 1.0)
-        check_within("prune", "final_head_ratio", self.final_head_ratio, 0.0, 1.0)
+        check_within("prune", "final_head_ratio", self.final_head_ratio, 1e-6, 1.0)
         check_within("prune", "scale", self.scale, 0.0, 1e6)
 
     @property

@@ -9,6 +9,36 @@ from magic_pyramid.errors import ConfigError, nearest
 StageName = Literal["finetune", "soft_prune", "hard_prune", "distill_exits", "distill_student"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "min_steps": (0, 1_000_000),
+    "learning_rate": (0.0, 1e3),
+    "learning_rate_pruning": (0.0, 1e3),
+    "learning_rate_final_head": (0.0, 1e3),
+    "learning_rate_exits": (0.0, 1e3),
+    "learning_rate_thresholds": (0.0, 1e3),
+    "learning_rate_budget": (0.0, 1e3),
+    "weight_decay": (0.0, 1e3),
+    "warmup": (0.0, 1.0),
+    "dropout": (0.0, 0.99),
+    "max_grad_norm": (1e-8, 1e9),
+    "tokens_per_batch": (1, 10_000_000),
+    "max_sequences_per_batch": (1, 1_000_000),
+    "gradient_accumulation": (1, 100_000),
+    "distill_weight": (0.0, 1.0),
+    "distill_temperature": (1e-3, 1e3),
+    "joint_exits": (0.0, 1000.0),
+    "target_speedup": (1.0, 1e6),
+    "budget_ramp": (0.0, 1.0),
+    "reach_temperature": (1e-6, 1e3),
+    "rank_weight": (0.0, 1e6),
+    "rank_floor": (0.0, 1.0),
+    "rank_top_k": (2, 10_000),
+    "max_drop": (0.0, 100.0),
+    "validation_share": (0.0, 0.9),
+    "seed": (0, 2**32 - 1),
+}
+"""What each number may be, where it is one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(Config):
@@ -100,24 +130,10 @@ class TrainConfig(Config):
         check_choice("train", "exit_weights", self.exit_weights, Literal["uniform", "depth_of_all"])
         check_choice("train", "student_keeps", self.student_keeps, Literal["all", "first", "alternate"])
         check_choice("train", "precision", self.precision, Literal["fp32", "bf16", "fp16"])
-        check_within("train", "tokens_per_batch", self.tokens_per_batch, 1, 10_000_000)
-        check_within("train", "max_sequences_per_batch", self.max_sequences_per_batch, 1, 1_000_000)
-        check_within("train", "gradient_accumulation", self.gradient_accumulation, 1, 100_000)
-        check_within("train", "distill_weight", self.distill_weight, 0.0, 1.0)
-        if self.dropout is not None:
-            check_within("train", "dropout", self.dropout, 0.0, 0.99)
-        check_within("train", "joint_exits", self.joint_exits, 0.0, 1000.0)
-        check_within("train", "validation_share", self.validation_share, 0.0, 0.9)
-        if self.target_speedup is not None:
-            check_within("train", "target_speedup", self.target_speedup, 1.0, 1e6)
-        if self.reach_temperature is not None:
-            check_within("train", "reach_temperature", self.reach_temperature, 1e-6, 1e3)
-        check_within("train", "budget_ramp", self.budget_ramp, 0.0, 1.0)
-        check_within("train", "learning_rate_budget", self.learning_rate_budget, 0.0, 1e3)
-        check_within("train", "rank_weight", self.rank_weight, 0.0, 1e6)
-        check_within("train", "rank_floor", self.rank_floor, 0.0, 1.0)
-        check_within("train", "rank_top_k", self.rank_top_k, 2, 10_000)
-        check_within("train", "max_drop", self.max_drop, 0.0, 100.0)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_within("train", name, value, low, high)
 
     def epochs_of(self, stage: str) -> float:
         """Epochs of a stage; a stage that is not named runs for none."""

@@ -99,11 +99,12 @@ def load_data(
         InputError: the data cannot be used; all bad rows are named at once.
         ConfigError: an option is impossible.
     """
-    _check_options({"validation_share": validation_share, "test_share": test_share}, train_rows)
+    shares = {"validation": validation_share, "test": test_share}
+    _check_options(shares, train_rows)
     wanted = None if split is None else split_by_name(split)
     found = find_source(source, split=None if test_share else wanted)
     names = None if labels is None else check_names(labels, owner="labels")
-    carved = ("validation", "test") if test_share else ("validation",)
+    carved = [name for name, share in shares.items() if share]
     needed = _needed_splits(found, wanted, carved, has_labels=names is not None)
     rows = _read_splits(found, needed, where or {})
     used = _columns(rows, columns or Columns(), found.name)
@@ -118,7 +119,7 @@ def load_data(
     )
     splits = {name: splits[name] for name in SPLITS if name in splits}
     if train_rows is not None and "train" in splits:
-        splits["train"] = subset(splits["train"], rows=train_rows, seed=seed)
+        splits["train"] = subset(splits["train"], rows=train_rows, seed=seed, option="train_rows")
     if wanted is not None:
         splits = {wanted: splits[wanted]}
     return LabelledData(
@@ -143,7 +144,7 @@ def _carve(
 def _check_options(shares: Mapping[str, float], train_rows: int | None) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 0.9:
-            raise ConfigError(f"{name} is {share!r}; it must lie in [0, 0.9]")
+            raise ConfigError(f"{name}_share is {share!r}; it must lie in [0, 0.9]")
     if train_rows is not None and train_rows < 1:
         raise ConfigError(f"train_rows is {train_rows!r}; it must be at least 1, or None for all rows")
 

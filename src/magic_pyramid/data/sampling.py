@@ -39,17 +39,17 @@ def hold_out(
     return _without(examples, chosen), [examples[row] for row in sorted(chosen)]
 
 
-def subset(examples: Sequence[Example], *, rows: int, seed: int) -> list[Example]:
+def subset(examples: Sequence[Example], *, rows: int, seed: int, option: str = "max_rows") -> list[Example]:
     """At most this many rows, each label in proportion and at least once, in the order of the file.
 
     Raises:
-        ConfigError: there are more labels than rows wanted.
+        ConfigError: there are more labels than rows wanted, by this option.
     """
     if rows >= len(examples):
         return list(examples)
     groups = _groups(examples)
     if rows < len(groups):
-        raise ConfigError(f"train_rows is {rows}; it must be at least {len(groups)}, one row for each label")
+        raise ConfigError(f"{option} is {rows}; it must be at least {len(groups)}, one row for each label")
     extra = _shares({key: len(members) - 1 for key, members in groups.items()}, rows - len(groups))
     counts = {key: 1 + extra[key] for key in groups}
     chosen = _draw(groups, counts, random.Random(f"train rows {seed}"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from magic_pyramid.engine.threads import preferred_threads
+from magic_pyramid.engine.threads import preferred_threads, usable_cores
 from magic_pyramid.errors import CheckpointError, ConfigError, MissingExtraError
 
 ERRORS_ONLY = 3
@@ -91,18 +91,18 @@ def _set_threads(runtime: Any, options: Any, threads: int | None) -> None:
     A pool for each session would let a dozen pools spin against each other. One thread needs no pool. Once
     there is a pool, onnxruntime makes no session with threads of its own in this process, for nobody.
     """
-    wanted = threads if threads is not None else preferred_threads()
+    wanted = threads or preferred_threads() or usable_cores()
     can_share = hasattr(runtime, "set_global_thread_pool_sizes")
     with _LOCK:
         if _THREADS.pool is None and (wanted == 1 or not can_share):
-            options.intra_op_num_threads = wanted or 0
+            options.intra_op_num_threads = wanted
             return
         if _THREADS.pool is None:
-            runtime.set_global_thread_pool_sizes(wanted or 0, 1)
-            _THREADS.pool = wanted or 0
+            runtime.set_global_thread_pool_sizes(wanted, 1)
+            _THREADS.pool = wanted
     options.use_per_session_threads = False
     if threads is not None and _THREADS.pool != threads:
         raise ConfigError(
             f"threads is {threads}; onnxruntime's pool of this process was made with "
-            f"{_THREADS.pool or 'all'} threads: choose the number before the first engine"
+            f"{_THREADS.pool} threads: choose the number before the first engine"
         )

@@ -165,7 +165,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             outdated = staging.with_name(staging.name + ".old")
             folder.replace(outdated)
-            staging.replace(folder)
+            try:
+                staging.replace(folder)
+            except OSError:
+                outdated.replace(folder)
+                raise
             shutil.rmtree(outdated, ignore_errors=True)
         else:
             staging.replace(folder)

@@ -140,14 +140,21 @@ def _by_layer(rows: Sequence[Row], values: Callable[[Row], Sequence[float]]) -> 
 
 
 def _mean_curve(curves: Curves, dataset: str, method: str) -> list[dict[str, Any]]:
-    """Each setting's means over the seeds."""
-    seeds = [curve for (name, other, _), curve in curves.items() if (name, other) == (dataset, method)]
+    """The means over the seeds of each setting that all have."""
+    seeds = [
+        {(point["prune_scale"], point["exit_threshold"]): point for point in curve}
+        for (name, other, _), curve in curves.items()
+        if (name, other) == (dataset, method)
+    ]
+    shared = [setting for setting in seeds[0] if all(setting in seed for seed in seeds)] if seeds else []
     return [
         {
-            split: {key: mean(p[split][key] for p in points) for key in points[0][split]}
+            split: {
+                key: mean(seed[setting][split][key] for seed in seeds) for key in ("quality", "flops_speedup")
+            }
             for split in ("validation", "test")
         }
-        for points in zip(*seeds, strict=True)
+        for setting in shared
     ]
 
 

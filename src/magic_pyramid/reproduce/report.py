@@ -10,7 +10,7 @@ from magic_pyramid.report.attention import draw_attention
 from magic_pyramid.report.sections import Section, report_html, report_markdown
 from magic_pyramid.reproduce import pictures, tables
 from magic_pyramid.reproduce.plan import cells_of
-from magic_pyramid.reproduce.results import MEASURED_FILE, numbers
+from magic_pyramid.reproduce.results import measured_runs
 from magic_pyramid.reproduce.rows import SuiteRows
 from magic_pyramid.reproduce.suite import Suite
 from magic_pyramid.reproduce.summary import Results, distinct, points_of
@@ -55,12 +55,10 @@ def write_report(
 
 
 def _curves(suite: Suite, output: Path) -> tables.Curves:
-    found = {}
-    for cell in cells_of(suite):
-        measured = numbers(cell, output, MEASURED_FILE) if cell.is_reported else None
-        if measured is not None:
-            found[cell.dataset.name, cell.method.name, cell.seed] = measured["curve"]
-    return found
+    return {
+        (run.cell.dataset.name, run.cell.method.name, run.cell.seed): run.measured["curve"]
+        for run in measured_runs(suite, output)
+    }
 
 
 def _sections(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,22 @@ RESULTS_FILE = "results.jsonl"
 """In the output folder: one line for each run and setting."""
 
 
-def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
-    """One row for each setting of each run that has been measured, in the order of the suite.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """A run with its numbers, and its teacher's."""
 
-    Runs that were measured beside an earlier measurement of their teacher are left out until they are
-    measured again, and so are times of settings that are measured anew.
+    cell: Cell
+    measured: dict[str, Any]
+    teacher: dict[str, Any]
+
+
+def measured_runs(suite: Suite, output: Path) -> list[MeasuredRun]:
+    """The runs of the tables that have been measured, in the order of the suite.
+
+    Those that were measured beside an earlier measurement of their teacher are left out until they are
+    measured again.
     """
-    rows = []
+    found = []
     teachers: dict[tuple[str, int], dict[str, Any]] = {}
     for cell in cells_of(suite):
         measured = numbers(cell, output, MEASURED_FILE)
@@ -36,9 +46,17 @@ def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
         teacher = teachers.get((cell.dataset.name, cell.seed))
         if not cell.is_reported or teacher is None:
             continue
-        if measured is not teacher and measured.get("teacher") != teacher["key"]:
-            continue
-        (dense,) = (row for row in teacher["rows"] if row["setting"] == OWN_DENSE)
+        if measured is teacher or measured.get("teacher") == teacher["key"]:
+            found.append(MeasuredRun(cell=cell, measured=measured, teacher=teacher))
+    return found
+
+
+def result_rows(suite: Suite, output: Path) -> list[dict[str, Any]]:
+    """A row for each setting of each measured run; times of settings that are measured anew are left out."""
+    rows = []
+    for run in measured_runs(suite, output):
+        cell, measured = run.cell, run.measured
+        (dense,) = (row for row in run.teacher["rows"] if row["setting"] == OWN_DENSE)
         times = numbers(cell, output, TIMED_FILE)
         if times is None or times.get("measured") != measured["key"]:
             times = {"rows": {}, "provenance": {}}

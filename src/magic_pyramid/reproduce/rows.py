@@ -118,7 +118,7 @@ def _held_out(
 def _some(examples: list[Example], rows: int, option: str, split: str) -> list[Example]:
     if rows > len(examples):
         raise InputError(f"{option} is {rows}, but {split} has {len(examples)} rows; ask for fewer")
-    return subset(examples, rows=rows, seed=_SEED)
+    return subset(examples, rows=rows, seed=_SEED, option=option)
 
 
 def _lengths(examples: Sequence[Example], encoder: TextEncoder, *, longest: int) -> np.ndarray:

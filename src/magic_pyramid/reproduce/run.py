@@ -170,7 +170,7 @@ class _Worker:
     def _train(self, run: Run) -> bool:
         cell, folder = run.cell, run.cell.folder(self.output)
         work = folder / WORK_FOLDER
-        if cell.is_trained(self.output):
+        if cell.is_trained(self.output) and not work.exists():
             return False
         self.say(f"{cell.name}: {'goes on' if work.exists() else 'trains'}")
         write_json(folder / PLAN_FILE, run.facts)
@@ -188,8 +188,8 @@ class _Worker:
                 command=self.command,
                 shared=cell.shared(self.output),
             )
-        shutil.rmtree(work)
         self._tidy(run)
+        shutil.rmtree(work)
         return True
 
     def _tidy(self, run: Run) -> None:
@@ -202,9 +202,12 @@ class _Worker:
         ]
         if not all(other.is_trained(self.output) for other in same):
             return
-        for metrics in cell.shared(self.output).glob("*/metrics.json"):
-            if read_json(metrics)["name"] != STAGE_NAMES[0]:
-                shutil.rmtree(metrics.parent)
+        shared = cell.shared(self.output)
+        shared.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / LOCK_FILE):
+            for metrics in shared.glob("*/metrics.json"):
+                if read_json(metrics)["name"] != STAGE_NAMES[0]:
+                    shutil.rmtree(metrics.parent)
 
     def _measure(self, run: Run, teacher: Run) -> bool:
         cell, rows, suite = run.cell, self.prepared.rows[run.cell.dataset.name], self.suite

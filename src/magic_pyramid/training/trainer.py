@@ -320,8 +320,9 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        if trainer.objective.model.pruner is not None:
-            trainer.objective.model.pruner.settle()
+        pruner = trainer.objective.model.pruner
+        if pruner is not None and "thresholds" in trainer.stage.trains:
+            pruner.settle()
         ends_epoch = state.global_step in trainer.epoch_end_steps
         control.should_evaluate = ends_epoch
         due = time.perf_counter() - trainer.saved_s >= trainer.around.checkpoint_seconds

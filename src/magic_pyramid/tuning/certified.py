@@ -19,7 +19,7 @@ from magic_pyramid.certify import (
     outcomes_of,
     wanted_answers,
 )
-from magic_pyramid.certify.certificate import INFO_KEY, setting_of, stored_certificate
+from magic_pyramid.certify.certificate import INFO_KEY, setting_of
 from magic_pyramid.certify.certificate import asked_thresholds as asked
 from magic_pyramid.certify.frontier import Candidate
 from magic_pyramid.certify.search import check_rows, halves
@@ -29,7 +29,7 @@ from magic_pyramid.classifier import Classifier, EngineName
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example, row_fingerprints
 from magic_pyramid.engine.exported import exported_for
-from magic_pyramid.engine.interface import AllAnswers, Setting, check_classifies, default_setting
+from magic_pyramid.engine.interface import AllAnswers, Setting, check_classifies
 from magic_pyramid.errors import ConfigError, InputError
 from magic_pyramid.fitting import machine
 from magic_pyramid.metrics import Label
@@ -79,15 +79,24 @@ def certify_folder(
     _check_model(config, goal)
     labels = _labels(examples, config) if goal.is_labelled else []
     check_rows(len(examples), goal)
-    overlap = _check_overlap(path, examples, allow_overlap=allow_overlap)
+    rows = row_fingerprints(examples)
+    overlap = _check_overlap(path, examples, rows, allow_overlap=allow_overlap)
+    repeated = len(rows) - len(np.unique(rows))
+    if repeated:
+        say(
+            f"{repeated:,} of {len(rows):,} rows repeat another; the promise counts each as drawn by itself, "
+            "so leave out copies that the traffic does not have"
+        )
     encoded = classifier.encode([example.inputs for example in examples])
     search, _ = halves(len(examples), goal.seed)
     temperatures: dict[int, float] = {}
     if exported_for(path) is None:
-        # An earlier calibration's were fitted to rows that this one may test.
+        # An earlier calibration fitted them, and chose the stored scale, on rows that this one may test.
         fold_temperatures(classifier.model, _undone(classifier.info))
-        stored = default_setting(config).prune_scale
-        answers = classifier.all_heads_engine.answer_all_heads(encoded.select(search.tolist()), scale=stored)
+        as_trained = 1.0 if config.prune else 0.0
+        answers = classifier.all_heads_engine.answer_all_heads(
+            encoded.select(search.tolist()), scale=as_trained
+        )
         temperatures = _temperatures(config, answers, [labels[row] for row in search] if labels else None)
         fold_temperatures(classifier.model, temperatures)
         classifier.renew_engine()
@@ -109,10 +118,10 @@ def certify_folder(
         goal,
         latency=_latency(classifier, encoded.select(search.tolist()).over_lengths(TIMED_TEXTS)),
     ).replace(
-        temperatures={str(layer): value for layer, value in temperatures.items()},
         provenance={
             **(provenance or {}),
             "overlap_with_training": overlap,
+            "repeated_rows": repeated,
             "engine": classifier.engine.name,
             "precision": getattr(classifier.engine, "precision", "fp32"),
             "machine": machine(),
@@ -165,12 +174,13 @@ def _check_labels(dense_right: np.ndarray, config: ModelConfig) -> None:
         )
 
 
-def _check_overlap(folder: Path, examples: Sequence[Example], *, allow_overlap: bool) -> int | None:
+def _check_overlap(
+    folder: Path, examples: Sequence[Example], rows: np.ndarray, *, allow_overlap: bool
+) -> int | None:
     """Rows that were seen in training; None where the folder does not say."""
     seen = read_seen_rows(folder)
     if seen is None:
         return None
-    rows = row_fingerprints(examples)
     found = {split: np.flatnonzero(np.isin(rows, names)) for split, names in seen.items()}
     both = np.unique(np.concatenate([*found.values(), np.zeros(0, np.int64)]))
     if len(both) and not allow_overlap:
@@ -196,11 +206,8 @@ def _temperatures(
 
 
 def _undone(info: Mapping[str, Any]) -> dict[int, float]:
-    """Temperatures that take back those of the folder's certificate."""
-    certificate = stored_certificate(info)
-    return (
-        {int(layer): 1.0 / value for layer, value in certificate.temperatures.items()} if certificate else {}
-    )
+    """Temperatures that take back those in the folder's weights."""
+    return {int(layer): 1.0 / value for layer, value in info.get("temperatures", {}).items()}
 
 
 def _latency(classifier: Classifier, texts: EncodedTexts) -> Callable[[Candidate], float]:
@@ -227,6 +234,7 @@ def _write(
 ) -> None:
     """The certified setting as default, the certificate, the weights with their temperatures, the card."""
     config, certified = classifier.config, certificate.speed("certified")
+    is_exported = exported_for(folder) is not None
     setting = certified.setting(config)
     exits, prune = config.exit, config.prune
     changed = config.replace(
@@ -248,8 +256,9 @@ def _write(
         calibration |= {"dense_quality": dense_quality, "quality": dense_quality - certified.drop / 100}
 
     def also(staging: Path) -> None:
-        if temperatures:
-            tensors = fold_stored(config, read_tensors(folder / WEIGHTS_FILE), _undone(classifier.info))
+        undone = _undone(classifier.info)
+        if not is_exported and (undone or temperatures):
+            tensors = fold_stored(config, read_tensors(folder / WEIGHTS_FILE), undone)
             tensors = fold_stored(config, tensors, temperatures)
             save_file(tensors, staging / WEIGHTS_FILE, {"format": "pt"})
         if (folder / "README.md").is_file():
@@ -257,6 +266,8 @@ def _write(
             (staging / "README.md").write_text(with_calibration(card, calibration), encoding="utf-8")
 
     info = {**classifier.info, "calibration": calibration, "tuning": {}}
+    if not is_exported:
+        info["temperatures"] = {str(layer): value for layer, value in temperatures.items()}
     rewrite_config(folder, changed, info=info, also=also)
 
 

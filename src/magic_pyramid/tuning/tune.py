@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from magic_pyramid.certify.certificate import stored_certificate
 from magic_pyramid.classifier import Classifier, EngineName
 from magic_pyramid.config import ModelConfig
 from magic_pyramid.data import Example
@@ -113,15 +114,39 @@ def tune(
     return found
 
 
-def undo(folder: str | Path) -> None:
-    """Ask every exit head of a folder again, and forget what was measured.
+def undo(folder: str | Path) -> bool:
+    """Ask the exit heads that calibration chose, or all, and forget what was measured.
+
+    Returns:
+        Whether there was anything to undo.
 
     Raises:
-        InputError: it is no folder.
+        InputError: it is no folder, or one graph.
         CheckpointError: the folder cannot be read or written.
     """
     classifier = open_folder(folder, "auto", "tune-engine")
-    rewrite_config(Path(folder), _with_heads(classifier.config, None), info={**classifier.info, INFO_KEY: {}})
+    _check_has_heads(classifier)
+    if not classifier.info.get(INFO_KEY):
+        return False
+    config = _with_heads(classifier.config, _certified_layers(classifier))
+    rewrite_config(Path(folder), config, info={**classifier.info, INFO_KEY: {}})
+    return True
+
+
+def _check_has_heads(classifier: Classifier) -> None:
+    """Raise InputError for one graph, whose heads are in it."""
+    if isinstance(classifier.engine, SingleGraphEngine):
+        raise InputError(
+            "one graph holds the heads it asks; tune the folder it came from, and export it again"
+        )
+
+
+def _certified_layers(classifier: Classifier) -> tuple[int, ...] | None:
+    """The layers whose exit heads a certificate asks; None: all, or there is none."""
+    certificate = stored_certificate(classifier.info)
+    if certificate is None:
+        return None
+    return certificate.speed("certified").setting(classifier.config).exit_layers
 
 
 def _plannable(classifier: Classifier) -> Setting:
@@ -132,18 +157,15 @@ def _plannable(classifier: Classifier) -> Setting:
         ConfigError: there are no exits, they are off, or they count heads in a row.
     """
     config, exits = classifier.config, classifier.config.exit
-    if isinstance(classifier.engine, SingleGraphEngine):
-        raise InputError(
-            "one graph holds the heads it asks; tune the folder it came from, and export it again"
-        )
+    _check_has_heads(classifier)
     if exits is None or not config.exit_layers:
         raise ConfigError(
             "the model has no exits, so there is nothing to tune; a preset with exits adds them"
         )
-    if isinstance(exits.threshold, tuple):
+    if isinstance(exits.threshold, tuple) or _certified_layers(classifier) is not None:
         raise ConfigError(
-            "exit.threshold has a value for each exit head, chosen together with the heads; to choose heads "
-            "by time, calibrate without --per-layer"
+            "each exit head has a threshold of its own, chosen together with the heads; to choose heads by "
+            "time, calibrate without --per-layer"
         )
     if exits.threshold is None:
         raise ConfigError("exits are off in this model (exit.threshold is None), so there is nothing to tune")
