@@ -258,6 +258,8 @@ def test_the_rows_of_a_training_stay_with_the_model(folder, source, tmp_path):
     assert {split: len(rows) for split, rows in found.items()} == {"train": 5, "validation": 6}
     Classifier.from_pretrained(folder).save_pretrained(tmp_path / "copy")
     assert read_seen_rows(tmp_path / "copy").keys() == found.keys()
+    Classifier.from_pretrained(source[0]).save_pretrained(tmp_path / "copy")
+    assert read_seen_rows(tmp_path / "copy") is None
     (folder / "seen_rows.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"seen_rows\.safetensors is damaged"):
         read_seen_rows(folder)

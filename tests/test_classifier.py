@@ -181,6 +181,12 @@ def test_evaluation_uses_the_knobs_of_the_call(classifier):
     assert row["exit_threshold"] is None
 
 
+def test_a_folder_may_be_named_from_home(saved, texts, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved.parent))
+    found = Classifier.from_pretrained(f"~/{saved.name}")
+    assert found.predict(texts).labels == Classifier.from_pretrained(saved).predict(texts).labels
+
+
 def test_a_saved_classifier_answers_as_before(saved, classifier, texts):
     again = Classifier.from_pretrained(str(saved), engine="torch")
     assert again.config == classifier.config

@@ -1,6 +1,10 @@
+import io
+import sys
+
 import pytest
 
 from cli_models import command_line, numbered_rows, read_rows, save_tiny
+from magic_pyramid.cli import main
 
 VERBS = (
     *("demo", "train", "calibrate", "evaluate", "predict", "explain", "export", "tune-engine"),
@@ -118,6 +122,33 @@ def test_what_nobody_foresaw_is_short_unless_a_traceback_is_wanted(run, model, m
     assert err.startswith("error: unexpected RuntimeError: the moon is full\n")
     assert "--traceback shows where" in err
     assert "Traceback" in run("predict", model, "a film", "--traceback")[2]
+
+
+def test_a_table_reaches_a_file_in_any_code_page(run, model, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["predict", model, "a quiet film"]) == 0
+    assert b"a quiet film" in written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "a film", "--png", "pyramid.foo"),
+        ("explain", "a film", "--attention", "attention"),
+        ("bench", "--plot", "plot.foo", "--data", "nowhere"),
+    ],
+)
+def test_a_picture_is_refused_by_its_name_before_any_work(run, arguments):
+    code, out, err = run(arguments[0], "nowhere", *arguments[1:])
+    assert (code, out) == (2, "")
+    assert "name a file that ends in .png or .svg" in err
+
+
+def test_json_lines_are_not_written_into_a_file_of_another_kind(run, model, tmp_path):
+    code, _, err = run("predict", model, "a film", "--json", "--output", tmp_path / "answers.csv")
+    assert code == 2
+    assert "--json writes JSON lines; leave it out, or name an output of .jsonl" in err
 
 
 def test_an_interruption_has_the_shells_exit_code(run, model, monkeypatch, tmp_path):

@@ -259,37 +259,3 @@ def test_the_bias_of_survivors_is_the_bias_they_had():
     (whole,) = relative.for_layout(batch, plan_layout(batch))
     (part,) = relative.for_layout(smaller, plan_layout(smaller))
     assert torch.equal(part, whole[:, :, keep][:, :, :, keep])
-
-
-def present(presence, *, lengths):
-    with torch.no_grad():
-        attention = Attention(tiny.BACKBONE).eval()
-        init_weights(attention, std=0.5)
-        states = torch.randn(sum(lengths), tiny.BACKBONE.hidden_size)
-        there = torch.tensor(presence)
-        batch = tiny.packed(*lengths)
-        faded = attention.weigh(states, plan_layout(batch), None, there)
-        kept = there.nonzero().flatten()
-        smaller = plan_layout(batch.take_tokens(kept))
-        return faded, attention.weigh(states[kept], smaller, None), kept
-
-
-@pytest.mark.parametrize("lengths", [(4, 4), (5, 3), (8,)], ids=["alike", "ragged", "one"])
-def test_an_absent_token_is_as_if_it_had_been_removed(lengths):
-    faded, removed, kept = present([1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0], lengths=lengths)
-    torch.testing.assert_close(faded.mass[kept], removed.mass, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(faded.context()[kept], removed.context(), atol=1e-3, rtol=1e-3)
-
-
-def test_the_mass_of_tokens_that_are_partly_there_is_as_much_as_is_there():
-    faded, _, _ = present([1.0, 0.5, 0.25, 1.0, 1.0, 0.5, 1.0, 0.75], lengths=(5, 3))
-    assert [float(part.sum()) for part in faded.mass.split((5, 3))] == pytest.approx([3.75, 2.25])
-
-
-def test_the_gradient_of_a_presence_is_finite_even_at_0():
-    attention, batch = Attention(tiny.BACKBONE), tiny.packed(4, 2)
-    there = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 0.0], requires_grad=True)
-    weights = attention.weigh(torch.randn(6, tiny.BACKBONE.hidden_size), plan_layout(batch), None, there)
-    weights.context().square().sum().backward()
-    assert there.grad.isfinite().all()
-    assert there.grad.abs().sum() > 0

@@ -136,45 +136,9 @@ def test_soft_masking_weights_the_output_of_the_layer():
     assert float(soft.soft_mask.min()) < 0.5
 
 
-def test_cumulative_gates_are_products_that_never_rise():
-    fields = {"temperature": 0.05, "cumulative_gate": True}
-    cumulative = soft_masks(tiny.build(tiny.changed(prune=fields)))
-    alone = soft_masks(tiny.build(tiny.changed(prune={**fields, "cumulative_gate": False})))
-    assert torch.equal(cumulative[0], alone[0])
-    assert (cumulative[1] <= cumulative[0]).all()
-    assert (cumulative[2] <= cumulative[1]).all()
-    assert not torch.equal(cumulative[1], alone[1])
-
-
-def test_cumulative_gates_count_what_is_softly_alive():
-    """The bar of score_norm "kept" falls with the soft count, as it falls when tokens are removed."""
-    model = tiny.build(tiny.changed(prune={"temperature": 0.05, "cumulative_gate": True}))
-    with torch.no_grad():
-        first = model.mask_softly(model.begin(tiny.packed(9)), 0)
-        second = model.mask_softly(first, 1)
-    alive = float(first.soft_mask.sum())
-    threshold = float(model.pruner.token_thresholds[1].detach())
-    gate = torch.sigmoid((second.mass / alive - threshold) / 0.05)
-    gate[0] = 1.0
-    torch.testing.assert_close(second.soft_mask, gate * first.soft_mask, atol=1e-4, rtol=1e-4)
-
-
-def test_cold_masks_that_fade_are_removal_in_every_layer():
-    settings = {"cumulative_gate": True, "fade_attention": True, "temperature": 1e-6}
-    model = tiny.build(tiny.changed(prune=settings))
-    soft, hard = forward(model, masking="soft"), forward(model, masking="hard")
-    assert torch.equal(soft.num_tokens, hard.num_tokens)
-    assert int(hard.num_tokens[:, -1].sum()) < sum(LENGTHS)
-    torch.testing.assert_close(soft.expected_tokens, hard.expected_tokens, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(soft.logits, hard.logits, atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("is_cumulative", [False, True])
-def test_expected_tokens_are_what_all_masks_so_far_let_through(is_cumulative):
-    fields = {"temperature": 0.05, "cumulative_gate": is_cumulative}
-    model = tiny.build(tiny.changed(prune=fields))
-    masks = torch.stack(soft_masks(model))
-    survival = masks if is_cumulative else masks.cumprod(0)
+def test_expected_tokens_are_what_all_masks_so_far_let_through():
+    model = tiny.build(tiny.changed(prune={"temperature": 0.05}))
+    survival = torch.stack(soft_masks(model)).cumprod(0)
     by_hand = [[float(part.sum()) for part in layer.split(LENGTHS)] for layer in survival]
     output = forward(model, masking="soft")
     torch.testing.assert_close(output.expected_tokens.T, torch.tensor(by_hand))

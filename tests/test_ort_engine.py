@@ -180,6 +180,14 @@ def test_one_thread_needs_no_pool(count):
 
 
 @pytest.mark.usefixtures("no_pool")
+def test_a_pool_that_nobody_gave_a_number_takes_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(ort_session, "usable_cores", lambda: 3)
+    runtime = Runtime()
+    ort_session._set_threads(runtime, Options(), None)
+    assert runtime.pools == [(3, 1)]
+
+
+@pytest.mark.usefixtures("no_pool")
 def test_a_runtime_that_cannot_share_gets_threads_of_its_own():
     options = Options()
     ort_session._set_threads(object(), options, 3)

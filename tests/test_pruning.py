@@ -171,14 +171,6 @@ def test_protected_separators_are_never_weighted_down():
     assert float(weights[0].detach()) < 1.0
 
 
-def test_soft_importance_counts_the_tokens_that_are_alive():
-    earlier = torch.tensor([1.0, 0.5, 0.2, 0.3, 1.0, 0.0])
-    fewer = soft(pruner(temperature=0.1, cumulative_gate=True), earlier=earlier)
-    by_hand = 0.5 / (1 + 2.718281828 ** (-(0.5 - 0.3) / 0.1))
-    assert float(fewer[1].detach()) == pytest.approx(by_hand, rel=1e-5)
-    assert torch.equal(soft(pruner(temperature=0.1), earlier=earlier), soft(pruner(temperature=0.1)))
-
-
 def test_the_gradient_of_a_threshold_is_that_of_the_sigmoid():
     part = pruner(temperature=0.1)
     weights = soft(part)

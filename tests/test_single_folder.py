@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import tiny
 from exported import write
@@ -16,6 +17,7 @@ from magic_pyramid.engine.graph_interface import EACH_ITS_OWN, GRAPH_FILE, INTER
 from magic_pyramid.engine.interface import Setting
 from magic_pyramid.engine.ort_engine import OrtEngine
 from magic_pyramid.engine.single_engine import SingleGraphEngine
+from magic_pyramid.engine.torch_engine import TorchEngine
 from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.export import accept_export, export_single_graph, single
 from magic_pyramid.tokenization import TextEncoder
@@ -141,6 +143,37 @@ def test_an_export_of_another_model_is_refused_before_it_has_its_name(tmp_path):
     with pytest.raises(CheckpointError, match="the exported logits differ from the model's by"):
         write_single(tmp_path / "new", accept=lambda folder: accept_export(tiny.build(seed=4), folder))
     assert not list(tmp_path.iterdir())
+
+
+def test_large_logits_may_differ_by_more(tmp_path):
+    config = tiny.CONFIG.replace(labels=("score",), problem_type="regression", exit=None)
+    model = tiny.build(config, seed=3)
+    with torch.no_grad():
+        model.final_head.output.weight.mul_(3e4)
+    write_single(tmp_path / "large", model, accept=lambda folder: accept_export(model, folder))
+    texts = tiny.encoded(9, 5, 12)
+    ours, theirs = (
+        engine.run(texts, setting=Setting()).logits
+        for engine in (TorchEngine(model), SingleGraphEngine(tmp_path / "large"))
+    )
+    assert np.abs(ours).max() > 1e3
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
+
+
+def test_an_older_export_stays_where_the_new_one_cannot_take_its_name(folder, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    replace = Path.replace
+
+    def fails(self, target):
+        if Path(target) == folder and not self.name.endswith(".old"):
+            raise PermissionError("no")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_single(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
 
 
 def test_an_export_is_compared_with_its_model(whole):

@@ -110,7 +110,7 @@ def test_training_reaches_the_speedup_that_is_asked_for(tmp_path):
         budget_exact=True,
     )
     events = []
-    prune = PruneConfig(final_threshold=0.01, cumulative_gate=True, temperature=5e-3)
+    prune = PruneConfig(final_threshold=0.01, temperature=5e-3)
     model = toy_model(PYRAMID.replace(prune=prune))
     train_toy(model, tmp_path, config=config, on_event=events.append)
     reached = [event.speedup for event in events if event.kind == "step" and event.speedup]

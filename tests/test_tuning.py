@@ -8,6 +8,7 @@ import pytest
 
 import tiny
 from exported import write
+from magic_pyramid.certify import Goal
 from magic_pyramid.checkpoint.folder import DECIDED
 from magic_pyramid.classifier import Classifier
 from magic_pyramid.config import ExitConfig
@@ -19,11 +20,12 @@ from magic_pyramid.errors import CheckpointError, ConfigError, InputError
 from magic_pyramid.export import export_onnx
 from magic_pyramid.export.native import export_native
 from magic_pyramid.export.single_folder import export_single_graph
+from magic_pyramid.export.verify import accept_export
 from magic_pyramid.folder_info import read_info
 from magic_pyramid.planning import ExitStatistics
 from magic_pyramid.sweep import exit_statistics
+from magic_pyramid.tuning import certify_folder, tune, undo
 from magic_pyramid.tuning import costs as costs_module
-from magic_pyramid.tuning import tune, undo
 from magic_pyramid.tuning.costs import measure_costs
 from magic_pyramid.tuning.folder import rewrite_config
 
@@ -165,6 +167,21 @@ def test_undo_leaves_the_folder_as_it_was(folder):
     assert files(folder) == before
 
 
+def test_undo_gives_back_the_heads_that_a_certificate_asks(tmp_path):
+    source = tiny.classifier(seed=3)
+    source.save_pretrained(tmp_path / "model")
+    rows = [Example(text=text, label=place % 3) for place, text in enumerate(tiny.TEXTS * 60)]
+    certify_folder(tmp_path / "model", rows, goal=Goal(value=60.0, per_layer=True, confidence=0.5))
+    asked = Classifier.from_pretrained(tmp_path / "model").setting()
+    assert not undo(tmp_path / "model")
+    tuned = Classifier.from_pretrained(tmp_path / "model")
+    info = {**tuned.info, "tuning": {"engine": "torch"}}
+    everyone = tuned.config.exit.replace(tested_layers=None)
+    rewrite_config(tmp_path / "model", tuned.config.replace(exit=everyone), info=info)
+    assert undo(tmp_path / "model")
+    assert Classifier.from_pretrained(tmp_path / "model").setting() == asked
+
+
 def test_costs_are_measured_once_for_each_way_to_run(folder):
     assert not tuned(folder).costs_were_stored
     stored = tuned(folder)
@@ -224,7 +241,12 @@ def test_the_folder_of_the_native_engine_stays_whole(tmp_path):
 
 def test_one_graph_holds_and_asks_the_tested_heads_alone(tmp_path):
     source = tiny.classifier(tiny.changed(exit={"tested_layers": (1,)}), seed=3)
-    export_single_graph(source.model, tmp_path / "single", encoder=source.encoder)
+    export_single_graph(
+        source.model,
+        tmp_path / "single",
+        encoder=source.encoder,
+        accept=lambda folder: accept_export(source.model, folder),
+    )
     found = Classifier.from_pretrained(tmp_path / "single")
     assert found.config.exit_layers == (1,)
     texts = list(tiny.TEXTS)

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from magic_pyramid.calibration import MAX_ROWS
 from magic_pyramid.checkpoint import LoadedModel, load_model, read_seen_rows, with_config, write_seen_rows
 from magic_pyramid.classifier import Classifier
-from magic_pyramid.config import STAGE_NAMES, ModelConfig, SpanConfig, TrainConfig
+from magic_pyramid.config import STAGE_NAMES, ModelConfig, PruneConfig, SpanConfig, TrainConfig
 from magic_pyramid.data import LabelledData, row_fingerprints
 from magic_pyramid.errors import ConfigError, InputError, nearest
 from magic_pyramid.presets import apply_preset, find_preset, find_recipe
@@ -35,6 +35,8 @@ AGREEMENT_SHARE = 0.05
 """Two numbers agree that differ by at most this share of the range of the train labels (regression)."""
 COVERED_SHARE = 0.98
 """Share of the train texts that the default `max_length` leaves whole, as far as the limit allows."""
+FINAL_SHARE = 0.75
+"""Of an average token's importance: no ramp of thresholds ends above it unless its end is given."""
 _PARTS = ("prune", "exit", "span", "backbone")
 
 
@@ -73,9 +75,11 @@ def plan_fit(
     longest = LONGEST_WINDOW if data.problem_type == "span" else LONGEST_BY_DEFAULT
     limit = min(longest, base.backbone.max_length)
     as_preset = apply_preset(_model_config(base, encoder, data, dropout=config.dropout), chosen)
-    changes = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
-    model = _changed(as_preset, {**changes, **(model_changes or {})})
+    defaults = {"max_length": _default_length(lengths, limit=limit), **_tolerance(as_preset, data)}
+    given = model_changes or {}
+    model = _changed(as_preset, {**defaults, **given})
     read = lengths.clip(max=model.max_length)
+    model = _changed(model, {**_final_threshold(model, read), **given})
     train = meet_by_depth(_enough_steps(config, read), model, read)
     return FitPlan(model=model, train=train, lengths=read)
 
@@ -289,6 +293,16 @@ def _tolerance(config: ModelConfig, data: LabelledData) -> dict[str, float]:
         return {}
     numbers = [float(example.label) for example in data.splits["train"]]  # type: ignore[arg-type]
     return {"exit.patience_tolerance": AGREEMENT_SHARE * (max(numbers) - min(numbers))}
+
+
+def _final_threshold(config: ModelConfig, lengths: Int64[np.ndarray, " rows"]) -> dict[str, float]:
+    """Where the ramp of thresholds ends: among many tokens each is less important, 1 / n on average."""
+    prune = config.prune
+    if not isinstance(prune, PruneConfig) or prune.score_norm not in ("kept", "input"):
+        return {}
+    return {
+        "prune.final_threshold": min(prune.final_threshold, round(FINAL_SHARE / float(lengths.mean()), 6))
+    }
 
 
 def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:

@@ -219,11 +219,7 @@ class PyramidModel(nn.Module):
         block = self.block(layer)
         earlier = state.survival
         weights = block.attention.weigh(
-            state.hidden_states,
-            state.layout,
-            state.bias,
-            earlier if self.pruner.fades else None,
-            with_own_mass=self.pruner.sees_own_mass,
+            state.hidden_states, state.layout, state.bias, with_own_mass=self.pruner.sees_own_mass
         )
         seen = attended(state, weights)
         soft = self.pruner.soft_mask(layer, seen)

@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "pyramid": Preset(
         summary="pruning and exits trained together towards a speed-up (--target-speedup); ours",
-        prune=PruneConfig(cumulative_gate=True, fade_attention=True),
+        prune=PruneConfig(),
         # The budget counts texts as gone that are as sure as answers must be at the dense accuracy.
         exit=ExitConfig(threshold=0.15),
         recipe="joint",

@@ -97,37 +97,6 @@ def test_logits_of_every_token_equal_the_reference(name, scale):
         assert (output.logits[row, :, len(ids) :] == NOWHERE).all()
 
 
-@pytest.mark.parametrize("name", ["thresholds", "shares of ranked tokens"])
-def test_removal_gives_survivors_what_masking_gives_them(name):
-    model = qa.build(qa.CASES[name])
-    batch = tiny.packed(*LENGTHS)
-    with torch.no_grad():
-        state, masked = model.begin(batch), model.begin(batch)
-        alive = torch.ones(batch.num_tokens, dtype=torch.bool)
-        for layer in range(3):
-            before = state
-            state = model.remove_tokens(state, layer)
-            presence = alive.float()
-            weights = model.block(layer).attention.weigh(
-                masked.hidden_states, masked.layout, masked.bias, presence
-            )
-            hidden = model.block(layer).finish(weights.context(), masked.hidden_states)
-            # What was dead before this layer keeps the state that it had.
-            hidden = torch.where(alive[:, None], hidden, masked.hidden_states)
-            masked = type(masked)(
-                batch=batch,
-                hidden_states=hidden,
-                layout=masked.layout,
-                bias=masked.bias,
-                input_lengths=masked.input_lengths,
-            )
-            if state.kept is not None:
-                alive[alive.nonzero().flatten()[~state.kept]] = False
-            assert int(alive.sum()) == state.batch.num_tokens <= before.batch.num_tokens
-        torch.testing.assert_close(state.hidden_states, hidden[alive], atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(model.answer(state), model.final_head(hidden, batch), atol=1e-3, rtol=1e-3)
-
-
 def test_some_tokens_are_removed_at_each_depth_and_what_they_say_is_read():
     model = qa.build()
     output = TorchEngine(model).run(tiny.encoded(*LENGTHS), setting=Setting())

@@ -96,7 +96,8 @@ class PruneConfig(AnyPruneConfig):
     fixed_length: int = 128
     """The divisor when `score_norm` is `fixed` (LTP's padded length)."""
     final_threshold: float = 0.01
-    """Initial token threshold of the last layer (Magic Pyramid: 0.01 to 0.08); it rises linearly to it."""
+    """Initial token threshold of the last layer (Magic Pyramid: 0.01 to 0.08); it rises linearly to it. Where
+    texts are long and it is not given, `train` ends at three quarters of a token's average importance."""
     threshold_index: Literal["one_based", "zero_based"] = "one_based"
     """Layer l of L starts at final * l / L counted from one (Magic Pyramid) or from zero (LTP)."""
     manual_thresholds: tuple[float, ...] | None = None
@@ -111,10 +112,6 @@ class PruneConfig(AnyPruneConfig):
     """Average the soft mask over real tokens, or over the padded width as LTP's code does."""
     gate_cls: bool = False
     """Apply the soft mask to the first token too (LTP's code does; it is never removed either way)."""
-    cumulative_gate: bool = False
-    """Multiply soft masks over the layers, which mimics that removal is for good."""
-    fade_attention: bool = False
-    """While masks are soft, let tokens fade as keys and queries too, as if removed by their soft mask."""
     protect_sep: bool = False
     """Never prune separator tokens."""
     scale: float = 1.0

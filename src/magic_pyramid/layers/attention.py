@@ -20,9 +20,6 @@ from magic_pyramid.linear import Linear
 Bias = tuple[Float[Tensor, "_ heads _ _"], ...]
 """Relative position bias of each group of a layout."""
 
-LEAST_PRESENCE = 1e-6
-"""Below this a token counts as gone; its logarithm and the gradient stay finite."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionWeights:
@@ -107,21 +104,16 @@ class Attention(nn.Module):
         hidden_states: Float[Tensor, "tokens hidden"],
         layout: Layout,
         bias: Bias | None,
-        presence: Float[Tensor, " tokens"] | None = None,
         *,
         heads: Int64[Tensor, "seqs run"] | None = None,
         with_own_mass: bool = False,
     ) -> AttentionWeights:
         """Probabilities (fp32, before dropout) and the mass each token receives.
 
-        A token that is only partly there, its ``presence`` in [0, 1], is attended that much less and its own
-        attention counts that much less: 0 is as if it had been removed. None: all are there.
-
         Args:
             hidden_states: of all tokens.
             layout: how their sequences are grouped.
             bias: relative position bias of each group.
-            presence: how far each token is there.
             heads: those that run for each sequence, ascending; None: all. Nothing of the others is computed
                 behind their projections.
             with_own_mass: also give what each token pays to itself.
@@ -132,18 +124,12 @@ class Attention(nn.Module):
             parts = (*self._heads(qkv, group), None if bias is None else bias[index])
             query, key, value, position_bias = parts if heads is None else _pick(parts, heads, group)
             added = _key_bias(group, position_bias, query)
-            scores = _scores(query, key, added)
-            there = None
-            if presence is not None:
-                there = group.entries_of(presence).view(group.rows.shape).clamp(min=LEAST_PRESENCE)
-                scores = scores + there.log()[:, None, None, :]
-            weights = _softmax(scores)
+            weights = _softmax(_scores(query, key, added))
             probs.append(weights.to(value.dtype))
             values.append(value)
-            masses.append(_mass(weights, group, there))
+            masses.append(_mass(weights, group))
             if with_own_mass:
-                diagonal = weights.diagonal(dim1=2, dim2=3).mean(dim=1)
-                own.append(group.tokens_of(diagonal if there is None else diagonal * there))
+                own.append(group.tokens_of(weights.diagonal(dim1=2, dim2=3).mean(dim=1)))
         return AttentionWeights(
             layout=layout,
             probs=tuple(probs),
@@ -207,12 +193,10 @@ def _softmax(scores: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1, dtype=torch.float32)
 
 
-def _mass(probs: Tensor, group: Group, presence: Tensor | None) -> Tensor:
-    if group.valid is None and presence is None:
+def _mass(probs: Tensor, group: Group) -> Tensor:
+    if group.valid is None:
         return probs.sum(dim=2).mean(dim=1).flatten()
-    queries = probs.new_ones(group.rows.shape) if presence is None else presence
-    queries = queries if group.valid is None else queries * group.valid
-    by_real_queries = torch.einsum("shqk,sq->sk", probs, queries) / probs.shape[1]
+    by_real_queries = torch.einsum("shqk,sq->sk", probs, group.valid.to(probs.dtype)) / probs.shape[1]
     return group.tokens_of(by_real_queries)
 
 

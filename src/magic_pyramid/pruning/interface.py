@@ -54,11 +54,6 @@ class Pruner(nn.Module, ABC, Generic[SomePruneConfig]):
         self.config = config
 
     @property
-    def fades(self) -> bool:
-        """Whether tokens fade as keys and queries, by how likely they are alive, while masks are soft."""
-        return False
-
-    @property
     def looks_back(self) -> bool:
         """Whether it is shown what tokens and heads amounted to in the layers so far."""
         return False

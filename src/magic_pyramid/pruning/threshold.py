@@ -33,29 +33,19 @@ class ThresholdPruner(Pruner[PruneConfig]):
         """Threshold of each layer, never below 0, before the run-time ``scale``."""
         return (self.initial + self.delta).clamp(min=0.0)
 
-    @property
-    def fades(self) -> bool:
-        """By ``fade_attention``."""
-        return self.config.fade_attention
-
     @torch.no_grad()
     def settle(self) -> None:
         """Bring thresholds that an optimiser step took below 0 back to it: below, they have no gradient."""
         self.delta.clamp_(min=-self.initial)
 
     def soft_mask(self, layer: int, attended: Attended) -> Float[Tensor, " tokens"]:
-        """Weight of each token's hidden state, in (0, 1).
-
-        With ``cumulative_gate`` the masks of the layers so far are multiplied, and ``score_norm`` "kept"
-        counts the tokens that they leave.
-        """
-        batch, earlier = attended.batch, attended.soft_mask if self.config.cumulative_gate else None
-        divisor = self._divisor(attended, alive=_alive(batch, earlier), input_lengths=batch.lengths)
+        """Weight of each token's hidden state, in (0, 1)."""
+        batch = attended.batch
+        divisor = self._divisor(attended, alive=batch.lengths, input_lengths=batch.lengths)
         importance = attended.mass / batch.per_token(divisor)
         soft = torch.sigmoid((importance - self.token_thresholds[layer]) / self.config.temperature)
         protected = self._separators(batch) if self.config.gate_cls else self.protected(batch)
-        soft = soft.masked_fill(protected, 1.0)
-        return soft if earlier is None else soft * earlier
+        return soft.masked_fill(protected, 1.0)
 
     def penalty(
         self, layer: int, soft_mask: Float[Tensor, " tokens"], batch: PackedBatch
@@ -69,7 +59,7 @@ class ThresholdPruner(Pruner[PruneConfig]):
         self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
     ) -> Float[Tensor, " tokens"]:
         """How likely each token is alive behind a layer: the product of its soft masks so far."""
-        return soft_mask if self.config.cumulative_gate else earlier * soft_mask
+        return earlier * soft_mask
 
     def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
         """Which tokens stay: importance at or above the scaled threshold, ties kept, [CLS] always."""
@@ -118,10 +108,3 @@ def initial_thresholds(config: PruneConfig, num_layers: int) -> Float[Tensor, " 
     first = 1 if config.threshold_index == "one_based" else 0
     steps = torch.arange(first, first + num_layers, dtype=torch.float32)
     return config.final_threshold * steps / num_layers
-
-
-def _alive(batch: PackedBatch, soft_mask: Tensor | None) -> Float[Tensor, " seqs"]:
-    """Tokens of each sequence that count as alive: all, or the sum of their weights."""
-    if soft_mask is None:
-        return batch.lengths.to(torch.float32)
-    return batch.sum_tokens(soft_mask.detach()).clamp(min=1.0)
