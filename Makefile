@@ -39,7 +39,7 @@ types: venv  ## Check the types
 	$(BIN)/mypy
 
 tests: venv
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
 
 test: format-check lint types tests  ## Format check, lint, types and every test: what CI runs
 

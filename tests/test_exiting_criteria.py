@@ -116,7 +116,7 @@ def test_leaving_is_at_most_not_less_than():
 
 @pytest.mark.parametrize("criterion", [*CRITERIA, "patience"])
 def test_without_a_threshold_nobody_leaves(criterion):
-    rule = rule_of(criterion=criterion, patience=1, threshold=None)
+    rule = rule_of(criterion=criterion, threshold=None)
     assert leaves_of(rule, torch.tensor([[500.0, 0.0, 0.0]])) == [False]
 
 

@@ -12,7 +12,7 @@ from magic_pyramid.checkpoint import to_huggingface
 from magic_pyramid.config import TrainConfig
 from magic_pyramid.data import Example, LabelledData
 from magic_pyramid.errors import ConfigError, InputError
-from magic_pyramid.fitting import commit, fit, machine
+from magic_pyramid.fitting import commit, fit, machine, plan_fit
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training import StageReport, TrainReport
 
@@ -80,6 +80,25 @@ def test_the_default_length_covers_the_texts_and_fits_the_encoder(
 ):
     fit(model=encoder_folder, data=data(words=words), output=tmp_path / "out")
     assert untrained["model"].config.max_length == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, 0.01),
+        ({"prune.final_threshold": 0.3}, 0.3),
+        ({"prune.score_norm": "fixed"}, 0.01),
+    ],
+)
+def test_a_ramp_of_thresholds_ends_where_it_is_told_or_by_the_length_of_the_texts(
+    changes, wanted, monkeypatch
+):
+    def planned():
+        return plan_fit(tiny.PLAIN, ENCODER, data(), preset="ltp", model_changes=changes)
+
+    assert planned().model.prune.final_threshold == wanted
+    monkeypatch.setattr(fitting, "FINAL_SHARE", 0.005 * planned().lengths.mean())
+    assert planned().model.prune.final_threshold == (wanted if changes else 0.005)
 
 
 def test_settings_of_the_model_are_taken(encoder_folder, untrained, tmp_path):
