@@ -124,7 +124,7 @@ def predict(
     grow with the number of rows.
     """
     check_target(target)
-    if as_json and (target_format or (target or Path()).suffix[1:] or "jsonl") != "jsonl":
+    if as_json and _target_format(target, target_format, "jsonl") != "jsonl":
         raise ConfigError("--json writes JSON lines; leave it out, or name an output of .jsonl")
     job = plan_job(
         texts or [],

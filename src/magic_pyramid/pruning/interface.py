@@ -71,8 +71,8 @@ class Pruner(nn.Module, ABC, Generic[SomePruneConfig]):
     def survival(
         self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
     ) -> Float[Tensor, " tokens"]:
-        """How likely each token is alive behind a layer, given its soft mask and how likely it was before."""
-        return soft_mask
+        """How likely each token is alive behind a layer: the product of its soft masks so far."""
+        return earlier * soft_mask
 
     def expected_tokens(
         self,

@@ -51,6 +51,12 @@ class RankBinsPruner(Pruner[RankBinsConfig]):
         weights = 1.0 - (1.0 - shares.index_select(0, bins)) * gate
         return torch.where(among, weights, 1.0) * earlier
 
+    def survival(
+        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
+        """How likely each token is alive behind a layer: its soft mask is that already."""
+        return soft_mask
+
     def expected_tokens(
         self,
         layer: int,

@@ -44,12 +44,6 @@ class RankCountsPruner(Pruner[RankCountsConfig]):
         """The sum of the layer's shares, also of ranks that no input has, times its number from one."""
         return ((layer + 1) * self.shares[layer].sum()).expand(batch.num_sequences)
 
-    def survival(
-        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
-    ) -> Float[Tensor, " tokens"]:
-        """How likely each token is alive behind a layer: a rank is taken anew in each."""
-        return earlier * soft_mask
-
     def expected_tokens(
         self,
         layer: int,

@@ -55,12 +55,6 @@ class ThresholdPruner(Pruner[PruneConfig]):
         widths = {"valid": batch.lengths, "padded": batch.lengths.max().expand_as(batch.lengths)}
         return totals / widths[self.config.penalty_norm]
 
-    def survival(
-        self, soft_mask: Float[Tensor, " tokens"], earlier: Float[Tensor, " tokens"]
-    ) -> Float[Tensor, " tokens"]:
-        """How likely each token is alive behind a layer: the product of its soft masks so far."""
-        return earlier * soft_mask
-
     def keep_mask(self, layer: int, attended: Attended, *, scale: float) -> Bool[Tensor, " tokens"]:
         """Which tokens stay: importance at or above the scaled threshold, ties kept, [CLS] always."""
         bar = self.mass_threshold(layer, attended, scale=scale)

@@ -34,7 +34,7 @@ from magic_pyramid.reproduce.suite import Suite
 from magic_pyramid.sweep import PRUNE_SCALES
 from magic_pyramid.tokenization import TextEncoder
 from magic_pyramid.training.record import OnEvent
-from magic_pyramid.training.sharing import key_of
+from magic_pyramid.training.sharing import SharedStages, key_of
 from magic_pyramid.training.workspace import FOLDER as WORK_FOLDER
 from magic_pyramid.training.workspace import digest_of, read_json, write_json
 
@@ -202,10 +202,9 @@ class _Worker:
         ]
         if not all(other.is_trained(self.output) for other in same):
             return
-        shared = cell.shared(self.output)
-        shared.mkdir(parents=True, exist_ok=True)
-        with FileLock(shared / LOCK_FILE):
-            for metrics in shared.glob("*/metrics.json"):
+        shared = SharedStages(folder=cell.shared(self.output))
+        with shared.held("tidy"):
+            for metrics in shared.folder.glob("*/metrics.json"):
                 if read_json(metrics)["name"] != STAGE_NAMES[0]:
                     shutil.rmtree(metrics.parent)
 
