@@ -21,11 +21,13 @@ def test_the_table_has_a_row_for_each_setting():
                 return speed
             return Setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
 
-        def compare(self, examples, *, settings, repeats):
+        def compare(self, examples, *, settings, repeats, on_step):
+            on_step("all measured")
             calls.append((len(examples), settings, repeats))
             return {name: {"accuracy": 0.5} for name in settings}
 
-    table = demo_rows(Recorder(), [Example(text="a", label=0)] * 3, repeats=2)
+    steps = []
+    table = demo_rows(Recorder(), [Example(text="a", label=0)] * 3, repeats=2, on_step=steps.append)
     settings = {
         "dense": DENSE,
         "tokens only": Setting(exit_threshold=None, prune_scale=2.0),
@@ -37,6 +39,7 @@ def test_the_table_has_a_row_for_each_setting():
     assert [row["setting"] for row in table["rows"]] == list(settings)
     assert all(row["accuracy"] == 0.5 for row in table["rows"])
     assert calls == [(3, settings, 2)]
+    assert steps == ["all measured"]
 
 
 @packaged

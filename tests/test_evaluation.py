@@ -144,8 +144,14 @@ def test_timing_alternates_between_the_dense_run_and_ours():
 def test_settings_compared_together_share_the_dense_run_and_take_turns():
     engine, pruned = ScriptedEngine(), Setting(prune_scale=1.0)
     settings = {"bert": DENSE, "ltp": pruned, "magic_pyramid": BOTH}
-    rows = compare(engine, CONFIG, encoded(), LABELS, settings=settings, repeats=2)
+    steps = []
+    rows = compare(engine, CONFIG, encoded(), LABELS, settings=settings, repeats=2, on_step=steps.append)
     assert list(rows) == list(settings)
+    assert steps == [
+        "the dense model has answered",
+        "all settings are timed",
+        *("bert: measured, 1 of 3", "ltp: measured, 2 of 3", "magic_pyramid: measured, 3 of 3"),
+    ]
     ran = [setting for setting, _, _ in engine.settings]
     assert (ran[0], ran[-2:]) == (DENSE, [pruned, BOTH])
     assert ran[1:-2] == [DENSE, pruned, BOTH] * ((len(ran) - 3) // 3)

@@ -1,7 +1,7 @@
 """What a setting costs and keeps, measured against the same weights with pruning and exits off."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -54,15 +54,20 @@ def compare(
     batch_size: int | None = 32,
     repeats: int = 5,
     base_layers: int | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
     """``evaluate`` for several settings of the same weights, which share the dense run; rows by name.
 
     ``base_layers`` is the depth of the encoder that a student was cut from: it is also compared with that.
+    ``on_step`` is told what has been done, for people who wait.
     """
     dense = engine.run(encoded, setting=DENSE, batch_size=batch_size)
+    on_step("the dense model has answered")
     seconds = wall_clock(engine, encoded, settings=settings, batch_size=batch_size, repeats=repeats)
+    if repeats:
+        on_step("all settings are timed")
     rows = {}
-    for name, setting in settings.items():
+    for number, (name, setting) in enumerate(settings.items(), start=1):
         is_dense = setting == DENSE
         ours = dense if is_dense else engine.run(encoded, setting=setting, batch_size=batch_size)
         receipts = _Receipts(config, setting, ours, dense, labels)
@@ -85,6 +90,7 @@ def compare(
             "batch_size": batch_size,
             "threads": threads_of(engine.name),
         }
+        on_step(f"{name}: measured, {number} of {len(settings)}")
     return rows
 
 

@@ -6,6 +6,7 @@ p-value says how likely so good a result is at most, if the drop is really as la
 """
 
 import math
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from statistics import NormalDist
 from typing import Protocol
@@ -24,6 +25,8 @@ _MOST_EXACT = 10_000
 """Rows up to which the number that would certify something is found by the test itself."""
 _TAIL = 1e-7
 """Chance of more texts won than are summed over; it is added to the p-value."""
+_AT_ONCE = 1_000_000
+"""So many chances are held in memory, about."""
 
 
 class Risk(Protocol):
@@ -53,7 +56,7 @@ def disagreement_p_value(lost: int, won: int, rows: int, limit: float) -> float:
         return 1.0
     if limit >= 1.0:
         return 0.0
-    return float(_binomial_cdf(np.array([lost]), np.array([rows]), np.array([limit]))[0])
+    return min(1.0, float(_binomial_pmf(np.arange(lost + 1), rows, limit).sum()))
 
 
 def upper_bound(risk: Risk, lost: int, won: int, rows: int, *, confidence: float) -> float:
@@ -136,9 +139,8 @@ def _drop_p_value(lost: int, won: int, rows: int, limit: float) -> float:
     won_share = np.minimum(cells[1:], 1.0 - lost_share)
     counts = _won_counts(float(won_share.max()), rows)
     most_lost = _border(_score(lost, won, rows, limit), counts, rows, limit)
-    return float(
-        min(1.0, _NUISANCE_MISS + _TAIL + _chance(lost_share, won_share, counts, most_lost, rows).max())
-    )
+    worst = max(float(part.max()) for part in _chance(lost_share, won_share, most_lost, rows))
+    return min(1.0, _NUISANCE_MISS + _TAIL + worst)
 
 
 def _score(lost: np.ndarray | int, won: np.ndarray | int, rows: int, limit: float) -> np.ndarray:
@@ -150,25 +152,40 @@ def _score(lost: np.ndarray | int, won: np.ndarray | int, rows: int, limit: floa
 
 
 def _border(score: np.ndarray, won: np.ndarray, rows: int, limit: float) -> np.ndarray:
-    """For each number won, the most that may be lost for a result at least as good; it never falls."""
-    lost = np.arange(int(won[-1] + rows * limit) + 2)
-    good = _score(lost[None, :], won[:, None], rows, limit) <= score + 1e-9
-    most = np.where(good.any(axis=1), good.shape[1] - 1 - good[:, ::-1].argmax(axis=1), -1)
-    return np.asarray(np.maximum.accumulate(most))
+    """For each number won, the most that may be lost for a result at least as good, or -1; it never falls.
+
+    Below the limit the score grows with what is lost, so it is found by halving.
+    """
+    low, high = np.full(len(won), -1), (won + rows * limit).astype(np.int64) + 1
+    while (apart := high - low > 1).any():
+        middle = (low + high) // 2
+        good = _score(middle, won, rows, limit) <= score + 1e-9
+        low, high = np.where(apart & good, middle, low), np.where(apart & ~good, middle, high)
+    return np.asarray(np.maximum.accumulate(low))
 
 
 def _chance(
-    lost_share: np.ndarray, won_share: np.ndarray, won: np.ndarray, most_lost: np.ndarray, rows: int
-) -> np.ndarray:
-    """Of a result below the border, for each pair of shares."""
-    chances = []
-    for lost_p, won_p in zip(lost_share, won_share, strict=True):
-        weights = _binomial_pmf(won, rows, won_p)
-        near = weights > 1e-14
-        rest = min(lost_p / max(1.0 - won_p, 1e-300), 1.0)
-        below = _binomial_cdf(most_lost[near], rows - won[near], np.full(near.sum(), rest))
-        chances.append(float((weights[near] * below).sum()))
-    return np.array(chances)
+    lost_share: np.ndarray, won_share: np.ndarray, most_lost: np.ndarray, rows: int
+) -> Iterator[np.ndarray]:
+    """Of a result below the border, for each pair of shares; ``most_lost`` is given for 0, 1, ... texts won.
+
+    The chance of few lost among those not won is summed once, for none won, and then walks along the border:
+    one text fewer that may be lost, then the further ones that the border allows.
+    """
+    won, steps = np.arange(len(most_lost)), np.arange(most_lost[0] + 1, most_lost[-1] + 1)
+    allowed_from = np.searchsorted(most_lost, steps)
+    num_parts = 1 + len(lost_share) * (len(won) + len(steps)) // _AT_ONCE
+    for lost_p, won_p in zip(
+        np.array_split(lost_share, num_parts), np.array_split(won_share, num_parts), strict=True
+    ):
+        rest = np.minimum(lost_p / np.maximum(1.0 - won_p, 1e-300), 1.0)[:, None]
+        below = np.empty((len(rest), len(won)))
+        below[:, :1] = _binomial_pmf(np.arange(most_lost[0] + 1), rows, rest).sum(axis=1, keepdims=True)
+        fewer = rest * _binomial_pmf(most_lost[:-1], rows - won[1:], rest)
+        further = _binomial_pmf(steps, rows - won[allowed_from], rest).cumsum(axis=1)
+        below[:, 1:] = below[:, :1] + fewer.cumsum(axis=1)
+        below += np.pad(further, ((0, 0), (1, 0)))[:, most_lost - most_lost[0]]
+        yield (_binomial_pmf(won, rows, won_p[:, None]) * np.minimum(below, 1.0)).sum(axis=1)
 
 
 def _share_interval(count: int, rows: int, most: float) -> tuple[float, float]:
@@ -227,14 +244,4 @@ def _binomial_pmf(counts: np.ndarray, rows: np.ndarray | int, share: np.ndarray 
     with np.errstate(divide="ignore", invalid="ignore"):
         hits = np.where(counts > 0, counts * np.log(share), 0.0)
         misses = np.where(rows > counts, (rows - counts) * np.log1p(-share), 0.0)
-    return np.where(counts <= rows, np.exp(ways + hits + misses), 0.0)
-
-
-def _binomial_cdf(most: np.ndarray, rows: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Chance of at most so many hits; -1 has none. Summed over the hits that can matter."""
-    top = int(most.max(initial=-1))
-    if top < 0:
-        return np.zeros(len(most))
-    counts = np.arange(top + 1)
-    chances = _binomial_pmf(counts[None, :], rows[:, None], share[:, None])
-    return np.asarray(np.minimum(np.where(counts[None, :] <= most[:, None], chances, 0.0).sum(axis=1), 1.0))
+    return np.where((counts >= 0) & (counts <= rows), np.exp(ways + hits + misses), 0.0)

@@ -1,6 +1,6 @@
 """The packaged demo model, its test texts, and the table that `magic-pyramid demo` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,12 @@ class Compares(Protocol):
         """A speed knob; what is not named stays where calibration put it."""
 
     def compare(
-        self, examples: Sequence[Example], *, settings: dict[str, Setting], repeats: int
+        self,
+        examples: Sequence[Example],
+        *,
+        settings: dict[str, Setting],
+        repeats: int,
+        on_step: Callable[[str], None],
     ) -> dict[str, dict[str, Any]]:
         """A row of numbers for each setting."""
 
@@ -36,10 +41,17 @@ def demo_data() -> dict[str, list[Example]]:
     }
 
 
-def demo_rows(classifier: Compares, examples: Sequence[Example], *, repeats: int = 5) -> dict[str, Any]:
+def demo_rows(
+    classifier: Compares,
+    examples: Sequence[Example],
+    *,
+    repeats: int = 5,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Evaluate settings of the same weights: ``{"rows": [...]}``, one row a setting.
 
     Beside the dense model these are each half of the default setting alone, and the named speeds.
+    ``on_step`` is told what has been done, for people who wait.
     """
     settings = {
         "dense": DENSE,
@@ -47,5 +59,5 @@ def demo_rows(classifier: Compares, examples: Sequence[Example], *, repeats: int
         "exits only": classifier.setting(prune_scale=0.0),
         **{name: classifier.setting(speed=name) for name in SPEEDS},
     }
-    rows = classifier.compare(examples, settings=settings, repeats=repeats)
+    rows = classifier.compare(examples, settings=settings, repeats=repeats, on_step=on_step)
     return {"rows": [{"setting": name, **row} for name, row in rows.items()]}
