@@ -301,10 +301,11 @@ def test_rows_that_were_seen_in_training_are_refused(folder, source):
     ids=["one class", "other labels", "no label", "too few"],
 )
 def test_rows_that_prove_nothing_are_refused_and_nothing_is_written(change, message, folder, source):
-    before = (folder / "config.json").read_bytes()
+    before, told = (folder / "config.json").read_bytes(), []
     with pytest.raises(InputError, match=message):
-        certify_folder(folder, change(source[1]), goal=WIDE)
+        certify_folder(folder, change(source[1]), goal=WIDE, say=told.append)
     assert (folder / "config.json").read_bytes() == before
+    assert sum("prune scale" in line for line in told) <= 1, "nobody waits for all scales"
 
 
 @pytest.mark.parametrize(

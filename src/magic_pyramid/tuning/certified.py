@@ -100,14 +100,18 @@ def certify_folder(
         temperatures = _temperatures(config, answers, [labels[row] for row in search] if labels else None)
         fold_temperatures(classifier.model, temperatures)
         classifier.renew_engine()
-    answered: dict[float, AllAnswers] = {}
-    for scale in PRUNE_SCALES if config.prune else (0.0,):
+
+    def answer(scale: float) -> AllAnswers:
         say(f"all heads answer {len(examples):,} texts at prune scale {scale:g}")
-        answered[scale] = classifier.all_heads_engine.answer_all_heads(encoded, scale=scale)
+        return classifier.all_heads_engine.answer_all_heads(encoded, scale=scale)
+
+    answered = {0.0: answer(0.0)}
     dense = answers_of(answered[0.0].logits[config.backbone.num_hidden_layers - 1], config.problem_type)
     wanted = wanted_answers(labels, config) if goal.is_labelled else dense
     dense_right = (dense == wanted).all(axis=1)
     _check_labels(dense_right, config)
+    if config.prune:
+        answered |= {scale: answer(scale) for scale in PRUNE_SCALES if scale > 0.0}
     certificate = certify(
         config,
         {
