@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from magic_pyramid.errors import InputError
-from magic_pyramid.report.canvas import Canvas
-from magic_pyramid.report.palette import EXIT, FALLEN, HAIRLINE, INK, MUTED
+from magic_pyramid.report.canvas import Canvas, text_width
+from magic_pyramid.report.palette import EXIT, FALLEN, HAIRLINE, INK, MUTED, PAPER
 
 WIDTH, HEIGHT = 760.0, 460.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 40.0, 80.0, 64.0
 _TICKS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 _STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_NAME_SIZE, _NAME_HEIGHT = 8.5, 12.0
+_NAME_OFFSETS = (15.0, -15.0, -28.0, 28.0, -41.0)
+"""Places of a name below (positive) or above its point, the best first."""
 
 
 def draw_sweep(
@@ -41,8 +44,10 @@ def draw_sweep(
     most = max(*(float(point["flops_speedup"]) for point in every), 1.5)
     values = [100 * float(point["accuracy"]) for point in every]
     best = max(values)
-    # What loses more than the best by far would press the rest together.
-    worst = max(min(values), best - 15.0)
+    # What loses more than the best by far would press the rest together; what has a name is shown.
+    worst = min(
+        [max(min(values), best - 15.0), *(100 * float(point["accuracy"]) for point in named.values())]
+    )
     low, high = worst - 0.06 * (best - worst) - 0.1, best + 0.06 * (best - worst) + 0.1
 
     def across(speedup: float) -> float:
@@ -74,13 +79,34 @@ def draw_sweep(
         INK,
         1.4,
     )
-    for name, point in named.items():
-        x, y = across(point["flops_speedup"]), up(max(100 * point["accuracy"], low))
+    places = [(across(point["flops_speedup"]), up(100 * point["accuracy"])) for point in named.values()]
+    names = [
+        f"{name} {100 * point['accuracy']:.2f} %, {point['flops_speedup']:.2f}x"
+        for name, point in named.items()
+    ]
+    for name, (x, y) in zip(named, places, strict=True):
         size = 10 if name == "certified" else 6
         canvas.line([x], [y], EXIT, marker="o", markersize=size, markeredgewidth=0)
-        words = f"{name} {100 * point['accuracy']:.2f} %, {point['flops_speedup']:.2f}x"
-        canvas.text(x - 8, y + 15, words, size=8.5, color=INK, ha="right" if x > WIDTH / 2 else "left")
+    for words, (x, y) in zip(names, places_of_names(names, places), strict=True):
+        canvas.text(
+            x, y, words, size=_NAME_SIZE, color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+        )
     return canvas.save(path)
+
+
+def places_of_names(names: Sequence[str], points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Left end and middle height of each name: beside its point, on no other point and no other name."""
+    taken = [(x - 5, x + 5, y) for x, y in points]
+    places = []
+    for words, (x, y) in zip(names, points, strict=True):
+        width = text_width(words, _NAME_SIZE)
+        left = x - 8 if x <= WIDTH / 2 else x - 8 - width
+        beside = [middle for start, end, middle in taken if start <= left + width and left <= end]
+        heights = [y + offset for offset in _NAME_OFFSETS]
+        free = [at for at in heights if all(abs(at - middle) >= _NAME_HEIGHT for middle in beside)]
+        places.append((left, (free or heights)[0]))
+        taken.append((left, left + width, places[-1][1]))
+    return places
 
 
 def unbeaten(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
