@@ -174,7 +174,7 @@ def _chance(
     """
     won, steps = np.arange(len(most_lost)), np.arange(most_lost[0] + 1, most_lost[-1] + 1)
     allowed_from = np.searchsorted(most_lost, steps)
-    num_parts = 1 + len(lost_share) * (len(won) + len(steps)) // _AT_ONCE
+    num_parts = min(len(lost_share), 1 + len(lost_share) * (len(won) + len(steps)) // _AT_ONCE)
     for lost_p, won_p in zip(
         np.array_split(lost_share, num_parts), np.array_split(won_share, num_parts), strict=True
     ):
