@@ -107,7 +107,7 @@ def test_the_rows_that_losses_need_are_more_than_those_that_failed_or_none():
 @pytest.mark.parametrize(("lost", "won", "rows", "confidence"), [(5, 4, 200, 0.7), (6, 5, 300, 0.79)])
 def test_behind_the_bound_no_limit_fails_again(lost, won, rows, confidence):
     bound = upper_bound(drop_p_value, lost, won, rows, confidence=confidence)
-    behind = [bound + place / rows / 15 for place in range(30)]
+    behind = [bound + place / rows / 40 for place in range(120)]
     assert all(drop_p_value(lost, won, rows, limit) <= 1 - confidence for limit in behind)
 
 

@@ -21,13 +21,13 @@ def test_the_table_has_a_row_for_each_setting():
                 return speed
             return Setting(exit_threshold=exit_threshold, prune_scale=prune_scale)
 
-        def compare(self, examples, *, settings, repeats, on_step):
-            on_step("all measured")
+        def compare(self, examples, *, settings, repeats, say):
+            say("all measured")
             calls.append((len(examples), settings, repeats))
             return {name: {"accuracy": 0.5} for name in settings}
 
     steps = []
-    table = demo_rows(Recorder(), [Example(text="a", label=0)] * 3, repeats=2, on_step=steps.append)
+    table = demo_rows(Recorder(), [Example(text="a", label=0)] * 3, repeats=2, say=steps.append)
     settings = {
         "dense": DENSE,
         "tokens only": Setting(exit_threshold=None, prune_scale=2.0),

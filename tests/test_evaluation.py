@@ -145,7 +145,7 @@ def test_settings_compared_together_share_the_dense_run_and_take_turns():
     engine, pruned = ScriptedEngine(), Setting(prune_scale=1.0)
     settings = {"bert": DENSE, "ltp": pruned, "magic_pyramid": BOTH}
     steps = []
-    rows = compare(engine, CONFIG, encoded(), LABELS, settings=settings, repeats=2, on_step=steps.append)
+    rows = compare(engine, CONFIG, encoded(), LABELS, settings=settings, repeats=2, say=steps.append)
     assert list(rows) == list(settings)
     assert steps == [
         "the dense model has answered",

@@ -223,11 +223,11 @@ class Classifier(Predictor):
         settings: Mapping[str, Setting],
         batch_size: int | None = 32,
         repeats: int = 5,
-        on_step: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> dict[str, dict[str, Any]]:
         """``evaluate`` for several settings at once, by name; they share the dense run and take turns.
 
-        ``on_step`` is told what has been done, for people who wait.
+        ``say`` is told what has been done, for people who wait.
 
         Raises:
             InputError: there are no examples, or some have no label.
@@ -242,7 +242,7 @@ class Classifier(Predictor):
             batch_size=batch_size,
             repeats=repeats,
             base_layers=(self.info.get("provenance") or {}).get("base_layers"),
-            on_step=on_step,
+            say=say,
         )
 
     def calibrate(

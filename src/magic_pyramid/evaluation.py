@@ -54,18 +54,18 @@ def compare(
     batch_size: int | None = 32,
     repeats: int = 5,
     base_layers: int | None = None,
-    on_step: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
     """``evaluate`` for several settings of the same weights, which share the dense run; rows by name.
 
     ``base_layers`` is the depth of the encoder that a student was cut from: it is also compared with that.
-    ``on_step`` is told what has been done, for people who wait.
+    ``say`` is told what has been done, for people who wait.
     """
     dense = engine.run(encoded, setting=DENSE, batch_size=batch_size)
-    on_step("the dense model has answered")
+    say("the dense model has answered")
     seconds = wall_clock(engine, encoded, settings=settings, batch_size=batch_size, repeats=repeats)
     if repeats:
-        on_step("all settings are timed")
+        say("all settings are timed")
     rows = {}
     for number, (name, setting) in enumerate(settings.items(), start=1):
         is_dense = setting == DENSE
@@ -90,7 +90,7 @@ def compare(
             "batch_size": batch_size,
             "threads": threads_of(engine.name),
         }
-        on_step(f"{name}: measured, {number} of {len(settings)}")
+        say(f"{name}: measured, {number} of {len(settings)}")
     return rows
 
 

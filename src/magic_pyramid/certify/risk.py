@@ -6,7 +6,6 @@ p-value says how likely so good a result is at most, if the drop is really as la
 """
 
 import math
-from collections.abc import Iterator
 from functools import cache, lru_cache
 from statistics import NormalDist
 from typing import Protocol
@@ -139,8 +138,7 @@ def _drop_p_value(lost: int, won: int, rows: int, limit: float) -> float:
     won_share = np.minimum(cells[1:], 1.0 - lost_share)
     counts = _won_counts(float(won_share.max()), rows)
     most_lost = _border(_score(lost, won, rows, limit), counts, rows, limit)
-    worst = max(float(part.max()) for part in _chance(lost_share, won_share, most_lost, rows))
-    return min(1.0, _NUISANCE_MISS + _TAIL + worst)
+    return min(1.0, _NUISANCE_MISS + _TAIL + _largest_chance(lost_share, won_share, most_lost, rows))
 
 
 def _score(lost: np.ndarray | int, won: np.ndarray | int, rows: int, limit: float) -> np.ndarray:
@@ -164,28 +162,29 @@ def _border(score: np.ndarray, won: np.ndarray, rows: int, limit: float) -> np.n
     return np.asarray(np.maximum.accumulate(low))
 
 
-def _chance(
-    lost_share: np.ndarray, won_share: np.ndarray, most_lost: np.ndarray, rows: int
-) -> Iterator[np.ndarray]:
-    """Of a result below the border, for each pair of shares; ``most_lost`` is given for 0, 1, ... texts won.
+def _largest_chance(lost_share: np.ndarray, won_share: np.ndarray, most_lost: np.ndarray, rows: int) -> float:
+    """Of a result below the border, over the pairs of shares; ``most_lost`` is given for 0, 1, ... texts won.
 
-    The chance of few lost among those not won is summed once, for none won, and then walks along the border:
-    one text fewer that may be lost, then the further ones that the border allows.
+    For a number won, the chance of few enough lost among the others differs from that of one won fewer by two
+    sums: one text less can be lost, and the border may allow more. So it is summed along the border.
     """
-    won, steps = np.arange(len(most_lost)), np.arange(most_lost[0] + 1, most_lost[-1] + 1)
-    allowed_from = np.searchsorted(most_lost, steps)
-    num_parts = min(len(lost_share), 1 + len(lost_share) * (len(won) + len(steps)) // _AT_ONCE)
-    for lost_p, won_p in zip(
-        np.array_split(lost_share, num_parts), np.array_split(won_share, num_parts), strict=True
-    ):
-        rest = np.minimum(lost_p / np.maximum(1.0 - won_p, 1e-300), 1.0)[:, None]
-        below = np.empty((len(rest), len(won)))
-        below[:, :1] = _binomial_pmf(np.arange(most_lost[0] + 1), rows, rest).sum(axis=1, keepdims=True)
-        fewer = rest * _binomial_pmf(most_lost[:-1], rows - won[1:], rest)
-        further = _binomial_pmf(steps, rows - won[allowed_from], rest).cumsum(axis=1)
-        below[:, 1:] = below[:, :1] + fewer.cumsum(axis=1)
-        below += np.pad(further, ((0, 0), (1, 0)))[:, most_lost - most_lost[0]]
-        yield (_binomial_pmf(won, rows, won_p[:, None]) * np.minimum(below, 1.0)).sum(axis=1)
+    won, lost = np.arange(len(most_lost)), np.arange(most_lost[-1] + 1)
+    allowed_from = np.searchsorted(most_lost, lost)
+    num_parts = 1 + len(lost_share) * (len(won) + len(lost)) // _AT_ONCE
+    largest = 0.0
+    for part in np.array_split(np.arange(len(lost_share)), min(len(lost_share), num_parts)):
+        won_p = won_share[part, None]
+        lost_p = np.minimum(lost_share[part, None] / np.maximum(1.0 - won_p, 1e-300), 1.0)
+        allowed = _sums(_binomial_pmf(lost, rows - won[allowed_from], lost_p))
+        fewer = _sums(lost_p * _binomial_pmf(most_lost[:-1], rows - won[1:], lost_p))
+        below = np.minimum(allowed[:, most_lost + 1] + fewer, 1.0)
+        largest = max(largest, float((_binomial_pmf(won, rows, won_p) * below).sum(axis=1).max()))
+    return largest
+
+
+def _sums(chances: np.ndarray) -> np.ndarray:
+    """Of the first 0, 1, ... columns."""
+    return np.pad(chances.cumsum(axis=1), ((0, 0), (1, 0)))
 
 
 def _share_interval(count: int, rows: int, most: float) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def demo(
     say(f"Measuring six settings of the same weights on {len(examples):,} test texts: {counts}")
     certificate = stored_certificate(classifier.info)
     assert certificate is not None, "the packaged model is certified"
-    table = demo_rows(cast("Any", classifier), examples, repeats=repeats, on_step=say)
+    table = demo_rows(cast("Any", classifier), examples, repeats=repeats, say=say)
     trace = None
     if picture is not None or not as_json:
         trace = classifier.explain(drawn_example(examples, classifier).inputs, speed=_DRAWN_SPEED)

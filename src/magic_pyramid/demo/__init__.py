@@ -23,7 +23,7 @@ class Compares(Protocol):
         *,
         settings: dict[str, Setting],
         repeats: int,
-        on_step: Callable[[str], None],
+        say: Callable[[str], None],
     ) -> dict[str, dict[str, Any]]:
         """A row of numbers for each setting."""
 
@@ -46,12 +46,12 @@ def demo_rows(
     examples: Sequence[Example],
     *,
     repeats: int = 5,
-    on_step: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Evaluate settings of the same weights: ``{"rows": [...]}``, one row a setting.
 
     Beside the dense model these are each half of the default setting alone, and the named speeds.
-    ``on_step`` is told what has been done, for people who wait.
+    ``say`` is told what has been done, for people who wait.
     """
     settings = {
         "dense": DENSE,
@@ -59,5 +59,5 @@ def demo_rows(
         "exits only": classifier.setting(prune_scale=0.0),
         **{name: classifier.setting(speed=name) for name in SPEEDS},
     }
-    rows = classifier.compare(examples, settings=settings, repeats=repeats, on_step=on_step)
+    rows = classifier.compare(examples, settings=settings, repeats=repeats, say=say)
     return {"rows": [{"setting": name, **row} for name, row in rows.items()]}

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +9,13 @@ from magic_pyramid.errors import InputError
 from magic_pyramid.report.bench_table import contender_rows
 from magic_pyramid.report.canvas import Canvas, text_width
 from magic_pyramid.report.palette import EXIT, FALLEN, HAIRLINE, INK, MUTED, on_light
+from magic_pyramid.report.places import LINE, Box, dots, first_free
 
 WIDTH, HEIGHT = 920.0, 540.0
 LEFT, RIGHT, TOP, BOTTOM = 78.0, 34.0, 84.0, 66.0
-FONT, RADIUS, LINE = 8.5, 4.5, 12.0
+FONT, RADIUS = 8.5, 4.5
+_PAGE = Box(LEFT + 2, TOP, WIDTH - 6, HEIGHT - BOTTOM - 2)
 OURS_DENSE, OURS_ADAPTIVE, PEER = on_light(0.55), EXIT, FALLEN
-
-
-@dataclass(frozen=True, slots=True)
-class _Box:
-    """A rectangle that something occupies."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlap(self, other: "_Box") -> bool:
-        return not (
-            self.right < other.left
-            or other.right < self.left
-            or self.bottom < other.top
-            or other.bottom < self.top
-        )
-
-    def is_on_page(self) -> bool:
-        return (
-            self.left >= LEFT + 2
-            and self.right <= WIDTH - 6
-            and self.top >= TOP
-            and self.bottom <= HEIGHT - BOTTOM - 2
-        )
 
 
 def draw_bench(result: Mapping[str, Any], path: str | Path) -> Path:
@@ -118,7 +93,7 @@ def _draw_axes(
 
 
 def _draw_points(canvas: Canvas, points: Sequence[tuple[float, float, Mapping[str, Any]]]) -> None:
-    taken = [_Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y, _ in points]
+    taken = dots([(x, y) for x, y, _ in points], RADIUS)
     for x, y, row in sorted(points, key=lambda point: point[0]):
         words = row["name"].removeprefix("magic_pyramid_") if row["adaptive"] else row["name"]
         words = f"{words} {row['latency_ms']['p50']:.3g} ms"
@@ -133,16 +108,15 @@ def _draw_points(canvas: Canvas, points: Sequence[tuple[float, float, Mapping[st
         )
 
 
-def _free_place(x: float, y: float, width: float, taken: Sequence[_Box]) -> _Box:
+def _free_place(x: float, y: float, width: float, taken: Sequence[Box]) -> Box:
     """The nearest place above or below a point where nothing else stands."""
     candidates = []
     for step in range(1, 34):
         for sign in (-1, 1):
             top = y + sign * (step * LINE * 0.75 + RADIUS) - LINE / 2
             for left in (x - 4, x - width + 4, x - width / 2):
-                candidates.append(_Box(left, top, left + width, top + LINE))
-    free = [box for box in candidates if box.is_on_page() and not any(box.overlap(other) for other in taken)]
-    return (free or candidates)[0]
+                candidates.append(Box(left, top, left + width, top + LINE))
+    return first_free(candidates, taken, page=_PAGE)
 
 
 def _is_ours(row: Mapping[str, Any]) -> bool:

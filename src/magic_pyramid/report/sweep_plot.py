@@ -7,12 +7,14 @@ from typing import Any
 from magic_pyramid.errors import InputError
 from magic_pyramid.report.canvas import Canvas, text_width
 from magic_pyramid.report.palette import EXIT, FALLEN, HAIRLINE, INK, MUTED, PAPER
+from magic_pyramid.report.places import LINE, Box, dots, first_free
 
 WIDTH, HEIGHT = 760.0, 460.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 40.0, 80.0, 64.0
 _TICKS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 _STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-_NAME_SIZE, _NAME_HEIGHT = 8.5, 12.0
+_PAGE = Box(0.0, TOP - 12.0, WIDTH, HEIGHT)
+_NAME_SIZE, _RADIUS = 8.5, 5.0
 _NAME_OFFSETS = (15.0, -15.0, -28.0, 28.0, -41.0)
 """Places of a name below (positive) or above its point, the best first."""
 
@@ -45,9 +47,7 @@ def draw_sweep(
     values = [100 * float(point["accuracy"]) for point in every]
     best = max(values)
     # What loses more than the best by far would press the rest together; what has a name is shown.
-    worst = min(
-        [max(min(values), best - 15.0), *(100 * float(point["accuracy"]) for point in named.values())]
-    )
+    worst = min([max(min(values), best - 15.0), *values[len(points) :]])
     low, high = worst - 0.06 * (best - worst) - 0.1, best + 0.06 * (best - worst) + 0.1
 
     def across(speedup: float) -> float:
@@ -85,7 +85,7 @@ def draw_sweep(
         for name, point in named.items()
     ]
     for name, (x, y) in zip(named, places, strict=True):
-        size = 10 if name == "certified" else 6
+        size = 2 * _RADIUS if name == "certified" else 6
         canvas.line([x], [y], EXIT, marker="o", markersize=size, markeredgewidth=0)
     for words, (x, y) in zip(names, places_of_names(names, places), strict=True):
         canvas.text(
@@ -96,16 +96,15 @@ def draw_sweep(
 
 def places_of_names(names: Sequence[str], points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Left end and middle height of each name: beside its point, on no other point and no other name."""
-    taken = [(x - 5, x + 5, y) for x, y in points]
+    taken = dots(points, _RADIUS)
     places = []
     for words, (x, y) in zip(names, points, strict=True):
         width = text_width(words, _NAME_SIZE)
         left = x - 8 if x <= WIDTH / 2 else x - 8 - width
-        beside = [middle for start, end, middle in taken if start <= left + width and left <= end]
-        heights = [y + offset for offset in _NAME_OFFSETS]
-        free = [at for at in heights if all(abs(at - middle) >= _NAME_HEIGHT for middle in beside)]
-        places.append((left, (free or heights)[0]))
-        taken.append((left, left + width, places[-1][1]))
+        tops = [y + offset - LINE / 2 for offset in _NAME_OFFSETS]
+        box = first_free([Box(left, top, left + width, top + LINE) for top in tops], taken, page=_PAGE)
+        taken.append(box)
+        places.append((left, box.top + LINE / 2))
     return places
 
 
